@@ -1,0 +1,62 @@
+# Each target makes its own virtual environment, .venv, from the exact versions in constraints.txt.
+# Another Python: make test PYTHON=python3.12
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PROTOS := $(sort $(wildcard protos/faucet/v1/*.proto))
+
+.DEFAULT_GOAL := help
+.PHONY: help venv protos lint test demo bench soak clean
+
+help: ## Show this
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 14
+
+venv: $(READY) ## Make the virtual environment, .venv
+
+# hatchling first, so that the package is built by the version that constraints.txt names.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "Faucet ML needs Python 3.11 to 3.13, and $(PYTHON) is %d.%d; name another: make PYTHON=python3.12 ..." % v)'
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt hatchling editables
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	touch $@
+
+protos: $(READY) ## Generate protos/faucet_protos from protos/faucet
+	$(call generate,protos)
+
+# The folder protos/faucet is presented as faucet_protos, which makes that the Python package.
+define generate
+$(BIN)/python -m grpc_tools.protoc -Ifaucet_protos=protos/faucet --python_out=$(1) --pyi_out=$(1) \
+    $(PROTOS:protos/faucet/%=faucet_protos/%)
+$(BIN)/python -m grpc_tools.protoc -Ifaucet_protos=protos/faucet --grpc_python_out=$(1) \
+    faucet_protos/v1/faucet.proto
+endef
+
+lint: $(READY) ## Check format, rules, types, layers, and that generated code is fresh
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	rm -rf .cache/protos && mkdir -p .cache/protos
+	@$(call generate,.cache/protos)
+	@diff -r -x __init__.py -x __pycache__ -x py.typed .cache/protos/faucet_protos protos/faucet_protos \
+	    || { echo 'The generated code is stale: run make protos'; exit 1; }
+
+test: $(READY) ## Run the tests
+	$(BIN)/python -m pytest -m 'not soak'
+
+demo: $(READY) ## Train four models on one table, read once
+	@$(BIN)/faucetd demo
+
+bench: $(READY) ## Measure against slicing a local tensor
+	$(BIN)/python -m benchmarks
+
+soak: $(READY) ## Run the long tests
+	$(BIN)/python -m pytest -m soak --timeout 3600
+
+clean: ## Remove the virtual environment and all caches
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,116 @@
+"""Faucet ML's client: mini-batches from a local `faucetd`, zero-copy, as torch tensors.
+
+    from faucet_client import DatasetSpec, FaucetClient, ParquetSource
+
+    dataset = FaucetClient().open(DatasetSpec(source=ParquetSource("/data/clicks"), features=[…]))
+    for epoch in dataset.epochs("train", count=2, batch_size=1024):
+        for batch in epoch:
+            loss = step(batch.features, batch.labels["clicked"])
+
+Torch is imported with the first name that needs it, so that descriptions, errors and the status
+can be used without.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from faucet_client._version import __version__
+from faucet_client.errors import (
+    AccessDenied,
+    BudgetError,
+    ChunkFailed,
+    ColumnError,
+    ConfigError,
+    DaemonError,
+    DaemonLost,
+    DaemonUnreachable,
+    DatasetInUse,
+    DatasetNotFound,
+    FaucetError,
+    InternalError,
+    IteratorError,
+    LockHeld,
+    ReaderConflict,
+    SourceChanged,
+    SourceEmpty,
+    SourceError,
+    SourceForbidden,
+    SourceNotFound,
+    SourceReadError,
+    SpecError,
+    VersionMismatch,
+)
+from faucet_client.spec import DatasetSpec, DuckDBSource, ParquetSource
+
+if TYPE_CHECKING:
+    from faucet_client.batches import Batch, BatchIterator, Epoch, EpochIterator, Stats
+    from faucet_client.channel import DatasetInfo, OpenProgress
+    from faucet_client.dataset import Dataset, FaucetClient, FaucetDataset
+    from faucet_client.status import Status
+
+_LAZY = {
+    "Batch": "batches",
+    "BatchIterator": "batches",
+    "Dataset": "dataset",
+    "DatasetInfo": "channel",
+    "Epoch": "batches",
+    "EpochIterator": "batches",
+    "FaucetClient": "dataset",
+    "FaucetDataset": "dataset",
+    "OpenProgress": "channel",
+    "Stats": "batches",
+    "Status": "status",
+}
+
+__all__ = [
+    "AccessDenied",
+    "Batch",
+    "BatchIterator",
+    "BudgetError",
+    "ChunkFailed",
+    "ColumnError",
+    "ConfigError",
+    "DaemonError",
+    "DaemonLost",
+    "DaemonUnreachable",
+    "Dataset",
+    "DatasetInUse",
+    "DatasetInfo",
+    "DatasetNotFound",
+    "DatasetSpec",
+    "DuckDBSource",
+    "Epoch",
+    "EpochIterator",
+    "FaucetClient",
+    "FaucetDataset",
+    "FaucetError",
+    "InternalError",
+    "IteratorError",
+    "LockHeld",
+    "OpenProgress",
+    "ParquetSource",
+    "ReaderConflict",
+    "SourceChanged",
+    "SourceEmpty",
+    "SourceError",
+    "SourceForbidden",
+    "SourceNotFound",
+    "SourceReadError",
+    "SpecError",
+    "Stats",
+    "Status",
+    "VersionMismatch",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what needs torch or gRPC when it is first asked for (PEP 562)."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,656 @@
+"""Mini-batches: slices of mapped segments, each row exactly once an epoch.
+
+A background thread (the feed's) keeps grants ahead and mapped; the trainer's thread only slices,
+so `next()` on a mapped segment costs about as much as slicing a local tensor.
+
+Invariants:
+
+- An epoch is over when its exact number of rows has been handed out, never before and never after.
+- Batches are views, but for two cases, which copy: a batch that lies across the end of a segment
+  (or of the circle through it) is joined; and when the caller keeps so many batches that further
+  views would need more memory than the daemon has promised, batches are copied (`stats()` tells).
+- The feed's thread knows the feed and nothing above it, so that dropping an iterator ends it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import random
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from faucet_client.channel import Grant, ReaderRequest, Started
+from faucet_client.errors import (
+    DaemonError,
+    DaemonUnreachable,
+    FaucetError,
+    InternalError,
+    IteratorError,
+)
+from faucet_client.mapping import Columns, ColumnViews, Piece, copy_rows, map_segment
+from faucet_client.session import Session, keep_in_children
+
+_log = logging.getLogger(__name__)
+
+PREFETCH_GRANTS = 3
+"""Grants that are under way or mapped beside the one being sliced."""
+
+START_TIMEOUT_S = 30.0
+PATIENCE_S = 30.0
+"""A wait for data after which the log says so, again each time it has doubled."""
+
+
+class Batch:
+    """A mini-batch. Its tensors are made when they are first asked for.
+
+    They are views of memory that the daemon shares with other trainers, mapped copy-on-write: an
+    in-place operation is safe and changes this process's view alone. A batch that is kept keeps
+    its whole chunk in memory; keep a `clone()` instead.
+
+    Attributes:
+        epoch: The epoch's number.
+        batch_num: The batch's number in its epoch, from 0.
+        batches_per_epoch: How many there are.
+    """
+
+    __slots__ = (
+        "_columns",
+        "_features",
+        "_first",
+        "_labels",
+        "_passthrough",
+        "_stop",
+        "_valid",
+        "_weights",
+        "batch_num",
+        "batches_per_epoch",
+        "epoch",
+    )
+
+    def __init__(
+        self,
+        columns: Columns,
+        first: int,
+        stop: int,
+        epoch: int,
+        batch_num: int,
+        batches_per_epoch: int,
+    ) -> None:
+        self._columns = columns
+        self._first = first
+        self._stop = stop
+        self.epoch = epoch
+        self.batch_num = batch_num
+        self.batches_per_epoch = batches_per_epoch
+
+    def __len__(self) -> int:
+        """Rows of the batch."""
+        return self._stop - self._first
+
+    def __repr__(self) -> str:
+        return f"Batch({len(self)} rows, {self.batch_num} of epoch {self.epoch})"
+
+    @property
+    def features(self) -> torch.Tensor:
+        """float32 [n, F], in the order of `dataset.info.features`; null is NaN."""
+        try:
+            return self._features
+        except AttributeError:
+            self._features: torch.Tensor = self._columns.features[self._first : self._stop]
+            return self._features
+
+    @property
+    def labels(self) -> Mapping[str, torch.Tensor]:
+        """float32 [n, 1] each, by name; null is NaN."""
+        try:
+            return self._labels
+        except AttributeError:
+            columns, first, stop = self._columns, self._first, self._stop
+            self._labels: Mapping[str, torch.Tensor] = {
+                name: label[first:stop] for name, label in columns.labels.items()
+            }
+            return self._labels
+
+    @property
+    def weights(self) -> torch.Tensor | None:
+        """float32 [n], null is NaN; None without a weight column."""
+        try:
+            return self._weights
+        except AttributeError:
+            whole = self._columns.weights
+            self._weights: torch.Tensor | None = (
+                None if whole is None else whole[self._first : self._stop]
+            )
+            return self._weights
+
+    @property
+    def passthrough(self) -> Mapping[str, torch.Tensor | NDArray[np.object_]]:
+        """[n] each, by name: tensors; text as an object array of str, decoded when asked for."""
+        try:
+            return self._passthrough
+        except AttributeError:
+            columns, first, stop = self._columns, self._first, self._stop
+
+            def make(name: str) -> torch.Tensor | NDArray[np.object_]:
+                column = columns.passthrough[name]
+                if isinstance(column, torch.Tensor):
+                    return column[first:stop]
+                return columns.text(name, first, stop)
+
+            self._passthrough: Mapping[str, torch.Tensor | NDArray[np.object_]] = ColumnViews(
+                tuple(columns.passthrough), make
+            )
+            return self._passthrough
+
+    @property
+    def valid(self) -> Mapping[str, torch.Tensor]:
+        """bool [n] each, for labels, weights and passthrough: False where the source had null."""
+        try:
+            return self._valid
+        except AttributeError:
+            columns, first, stop = self._columns, self._first, self._stop
+            self._valid: Mapping[str, torch.Tensor] = ColumnViews(
+                columns.valid_names, lambda name: columns.valid_rows(name, first, stop)
+            )
+            return self._valid
+
+    def clone(self) -> Batch:
+        """The same rows in memory of their own, which keeps no chunk."""
+        rows = copy_rows([(self._columns, self._first, self._stop)])
+        return Batch(rows, 0, rows.rows, self.epoch, self.batch_num, self.batches_per_epoch)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Pickling a view would ship its whole chunk.
+        own = self.clone()
+        return Batch, (
+            own._columns,
+            0,
+            len(own),
+            self.epoch,
+            self.batch_num,
+            self.batches_per_epoch,
+        )
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What an iterator has done so far.
+
+    Attributes:
+        rows: Rows handed out.
+        batches: Batches handed out.
+        seconds_waited: Time that `next()` waited for data.
+        bytes_mapped: Bytes of the segments that were mapped.
+        batches_joined: Batches copied since they lay across the end of a segment.
+        batches_copied: Batches copied since the caller keeps so many others.
+    """
+
+    rows: int
+    batches: int
+    seconds_waited: float
+    bytes_mapped: int
+    batches_joined: int
+    batches_copied: int
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How to read: one reader's wishes, checked.
+
+    Attributes:
+        rows: Rows an epoch that the whole split has.
+    """
+
+    request: ReaderRequest
+    batch_size: int
+    drop_last: bool
+    clone: bool = False
+
+
+class _Run:
+    """A mapped grant."""
+
+    __slots__ = ("chunk", "columns", "epoch", "first_row", "lease", "nbytes", "rows")
+
+    def __init__(self, grant: Grant, columns: Columns) -> None:
+        self.columns = columns
+        self.lease = grant.lease
+        self.epoch = grant.epoch
+        self.chunk = grant.chunk
+        self.first_row = grant.first_row
+        self.rows = grant.rows
+        self.nbytes = grant.layout.nbytes
+
+
+class _Feed:
+    """Pulls grants, maps them ahead, and keeps the books of what is held."""
+
+    def __init__(self, session: Session, request: ReaderRequest) -> None:
+        self.ready: queue.SimpleQueue[_Run | FaucetError] = queue.SimpleQueue()
+        self.bytes_mapped = 0
+        self.largest_nbytes = 0
+        self.passed_bytes = 0
+        self._session = session
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._passed: dict[int, int] = {}  # lease -> bytes: consumed, but kept by the caller
+        self._dead: set[int] = set()
+        self._open = True
+        self._started: queue.SimpleQueue[Started | FaucetError] = queue.SimpleQueue()
+        self.call = session.channel.read(request)
+        keep_in_children(self.call)
+        threading.Thread(target=self._pull, name="faucet-feed", daemon=True).start()
+
+    def wait_started(self) -> Started:
+        """The daemon's word that the reader may read.
+
+        Raises:
+            FaucetError: its word that it may not.
+        """
+        try:
+            started = self._started.get(timeout=START_TIMEOUT_S)
+        except queue.Empty:
+            raise DaemonUnreachable(
+                f"the daemon at {self._session.address} did not admit the reader within "
+                f"{START_TIMEOUT_S:.0f} s; see `faucetd status` and its log"
+            ) from None
+        if isinstance(started, FaucetError):
+            raise started
+        return started
+
+    def take_more(self, grants: int, rows_consumed: int, seconds_waited: float) -> None:
+        """Asks for further grants."""
+        if self._open:
+            self.call.credit(grants, rows_consumed, seconds_waited)
+
+    def passed(self, run: _Run) -> None:
+        """The run is consumed; from now on it is the caller's tensors that keep it."""
+        with self._lock:
+            if run.lease in self._dead:
+                self._dead.discard(run.lease)
+            else:
+                self._passed[run.lease] = run.nbytes
+                self.passed_bytes += run.nbytes
+
+    def close(self) -> None:
+        """Wants no more. Never blocks; idempotent; does nothing in a forked child."""
+        if self._pid != os.getpid():
+            return
+        with self._lock:
+            was_open, self._open = self._open, False
+        if was_open:
+            self.call.finish()
+
+    def _lease_ended(self, lease: int, nbytes: int) -> bool:
+        """The reaper's word that a mapping is gone; whether the stream could tell the daemon."""
+        with self._lock:
+            if lease in self._passed:
+                self.passed_bytes -= self._passed.pop(lease)
+            else:
+                self._dead.add(lease)  # the trainer's thread is just about to pass it, or never will
+            if not self._open:
+                return False
+            self.call.release((lease,))
+            return True
+
+    def _pull(self) -> None:
+        try:
+            for message in self.call:
+                if isinstance(message, Started):
+                    self._started.put(message)
+                elif self._open:  # else it is not fetched, and the daemon takes it back
+                    self._map(message)
+            end: FaucetError = IteratorError("the iterator is closed")
+        except FaucetError as error:
+            end = error
+        except Exception as error:
+            _log.exception("a feed failed")
+            end = InternalError(f"the client's feed failed: {error!r}")
+        with self._lock:
+            self._open = False
+        self._started.put(end)
+        self.ready.put(end)
+
+    def _map(self, grant: Grant) -> None:
+        fd = self._session.handoff.fetch(grant.handle)
+        try:
+            columns = map_segment(self._session, fd, grant.layout, grant.lease, self._lease_ended)
+        except OSError as error:
+            raise DaemonError(
+                f"a segment of {grant.layout.nbytes:,} bytes cannot be mapped: {error}; is there a "
+                "limit on this process's address space (ulimit -v)?"
+            ) from error
+        finally:
+            os.close(fd)
+        self.bytes_mapped += grant.layout.nbytes
+        self.largest_nbytes = max(self.largest_nbytes, grant.layout.nbytes)
+        self.ready.put(_Run(grant, columns))
+
+
+class Reader:
+    """One reader: its feed, its place in the epochs, and its statistics."""
+
+    def __init__(self, session: Session, reading: Reading) -> None:
+        """Starts to read.
+
+        Raises:
+            ReaderConflict: a live reader has the same name.
+            BudgetError: the daemon has no memory for another reader.
+            DatasetNotFound: the dataset was dropped.
+        """
+        self.reading = reading
+        self._pid = os.getpid()
+        self._feed = _Feed(session, reading.request)
+        self._finalizer = weakref.finalize(self, _Feed.close, self._feed)
+        self._finalizer.atexit = False
+        started = self._feed.wait_started()
+        self.rows_per_epoch = started.rows_per_epoch
+        self.batches_per_epoch = batches_in(
+            started.rows_per_epoch, reading.batch_size, reading.drop_last
+        )
+        self._lease_limit_bytes = started.lease_limit_bytes
+        self._epoch: int | None = None
+        self._rows = 0
+        self._batches = 0
+        self._joined = 0
+        self._copied = 0
+        self._seconds_waited = 0.0
+        _readers.add(self)
+        self._forked = False
+
+    def stats(self) -> Stats:
+        """What was done so far."""
+        return Stats(
+            self._rows,
+            self._batches,
+            self._seconds_waited,
+            self._feed.bytes_mapped,
+            self._joined,
+            self._copied,
+        )
+
+    def close(self) -> None:
+        """Ends the reader. Batches that were handed out stay valid."""
+        self._feed.close()
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """The batches of one epoch, which must come after the last one that was begun.
+
+        Raises:
+            IteratorError: the epoch was begun before, or this is a forked child.
+        """
+        if self._epoch is not None and epoch <= self._epoch:
+            raise IteratorError(
+                f"epoch {epoch} was begun before; each epoch can be iterated over once"
+            )
+        if self._epoch is not None:
+            self._feed.call.advance(epoch)  # a no-op where the last one was read to its end
+        self._epoch = epoch
+        return self._batches_of(epoch)
+
+    def _batches_of(self, epoch: int) -> Iterator[Batch]:
+        feed, size, total = self._feed, self.reading.batch_size, self.batches_per_epoch
+        clone = self.reading.clone
+        rows_left = self.rows_per_epoch
+        number = 0
+        carry: list[Piece] = []  # rows that do not fill a batch yet
+        carried = 0
+        while rows_left > 0:
+            run = self._next_run(epoch)
+            columns = run.columns
+            rows_left -= run.rows
+            for start, stop in self._circle(run):
+                position = start
+                if carried:
+                    position = min(start + size - carried, stop)
+                    carry.append((columns, start, position))
+                    carried += position - start
+                    if carried < size:
+                        # Many small pieces: own memory, or they would pin all their segments.
+                        carry = [_own(carry)] if len(carry) > 1 else carry
+                        continue
+                    yield self._joined_batch(carry, epoch, number, total)
+                    number += 1
+                    carry, carried = [], 0
+                while stop - position >= size:
+                    end = position + size
+                    self._rows += size
+                    self._batches += 1
+                    if clone or feed.passed_bytes > self._keep_bytes():
+                        yield self._copied_batch((columns, position, end), epoch, number, total)
+                    else:
+                        yield Batch(columns, position, end, epoch, number, total)
+                    if self._forked:
+                        raise IteratorError(_FORKED)
+                    number += 1
+                    position = end
+                if position < stop:
+                    carry.append((columns, position, stop))
+                    carried = stop - position
+            del columns
+            feed.passed(run)
+            del run
+        if rows_left < 0:
+            raise InternalError(f"{-rows_left} rows too many were granted in epoch {epoch}")
+        if carried and not self.reading.drop_last:
+            yield self._joined_batch(carry, epoch, number, total)
+
+    def _circle(self, run: _Run) -> Iterator[tuple[int, int]]:
+        """The run's rows from a row that varies by seed and epoch, then those before it."""
+        first, stop = run.first_row, run.first_row + run.rows
+        if self.reading.request.shuffle == "none":
+            return iter(((first, stop),))
+        seed = f"{self.reading.request.seed}/{run.epoch}/{run.chunk}"
+        start = first + random.Random(seed).randrange(run.rows)
+        return iter(((start, stop), (first, start)) if start > first else ((first, stop),))
+
+    def _keep_bytes(self) -> int:
+        """What the caller may keep of consumed segments: the promise, less two to go on with."""
+        return self._lease_limit_bytes - 2 * self._feed.largest_nbytes
+
+    def _joined_batch(self, pieces: list[Piece], epoch: int, number: int, total: int) -> Batch:
+        rows = sum(stop - start for _, start, stop in pieces)
+        self._rows += rows
+        self._batches += 1
+        self._joined += 1
+        return Batch(copy_rows(pieces), 0, rows, epoch, number, total)
+
+    def _copied_batch(self, piece: Piece, epoch: int, number: int, total: int) -> Batch:
+        if not self.reading.clone:
+            if not self._copied:
+                _log.warning(
+                    "the caller keeps so many batches that the memory promised to this reader "
+                    "(%d bytes) is full; further batches are copies. Keep batch.clone(), or fewer",
+                    self._lease_limit_bytes,
+                )
+            self._copied += 1
+        rows = copy_rows([piece])
+        return Batch(rows, 0, rows.rows, epoch, number, total)
+
+    def _next_run(self, epoch: int) -> _Run:
+        while True:
+            run = self._pop()
+            self._feed.take_more(1, self._rows, self._seconds_waited)
+            if run.epoch == epoch:
+                return run
+            if run.epoch > epoch:
+                raise InternalError(f"epoch {run.epoch} was granted within epoch {epoch}")
+            self._feed.passed(run)  # of an epoch that was given up
+
+    def _pop(self) -> _Run:
+        if self._pid != os.getpid():
+            raise IteratorError(_FORKED)
+        ready = self._feed.ready
+        try:
+            run = ready.get_nowait()
+        except queue.Empty:
+            began = time.monotonic()
+            run = self._wait(ready)
+            self._seconds_waited += time.monotonic() - began
+        if isinstance(run, FaucetError):
+            ready.put(run)  # for whoever asks again
+            raise run
+        return run
+
+    def _wait(self, ready: queue.SimpleQueue[_Run | FaucetError]) -> _Run | FaucetError:
+        patience_s = PATIENCE_S
+        waited_s = 0.0
+        while True:
+            try:
+                return ready.get(timeout=patience_s)
+            except queue.Empty:
+                waited_s += patience_s
+                _log.warning(
+                    "waited %.0f s for the next chunk; `faucetd status` shows what the daemon does "
+                    "and who holds its memory",
+                    waited_s,
+                )
+                patience_s = waited_s
+
+
+_FORKED = (
+    "this iterator belongs to the parent process, which goes on with it; make one of its own in the "
+    "child, with dataset.batches(...)"
+)
+
+_readers: weakref.WeakSet[Reader] = weakref.WeakSet()
+
+
+def _mark_forked() -> None:
+    for reader in list(_readers):
+        reader._forked = True
+
+
+os.register_at_fork(after_in_child=_mark_forked)
+
+
+def _own(pieces: list[Piece]) -> Piece:
+    rows = copy_rows(pieces)
+    return rows, 0, rows.rows
+
+
+def batches_in(rows: int, batch_size: int, drop_last: bool) -> int:
+    """Batches of `batch_size` that `rows` rows make."""
+    return rows // batch_size if drop_last else -(-rows // batch_size)
+
+
+class BatchIterator:
+    """All batches of one or more epochs, in a row. Iterating twice goes on, it does not begin anew.
+
+    Use it in a `with` block, or `close()` it, where it may not be read to its end.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._batches = _flat(reader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._batches
+
+    def __next__(self) -> Batch:
+        return next(self._batches)
+
+    def __len__(self) -> int:
+        """Batches of all its epochs."""
+        return self._reader.batches_per_epoch * self._reader.reading.request.epochs
+
+    def stats(self) -> Stats:
+        """What was done so far."""
+        return self._reader.stats()
+
+    def close(self) -> None:
+        """Ends it. Batches that were handed out stay valid."""
+        self._reader.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _flat(reader: Reader) -> Iterator[Batch]:
+    request = reader.reading.request
+    try:
+        for epoch in range(request.first_epoch, request.first_epoch + request.epochs):
+            yield from reader.epoch(epoch)
+    finally:
+        reader.close()
+
+
+class Epoch:
+    """One epoch; iterable once.
+
+    Attributes:
+        number: The epoch's number.
+    """
+
+    def __init__(self, reader: Reader, number: int) -> None:
+        self._reader = reader
+        self.number = number
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._reader.epoch(self.number)
+
+    def __len__(self) -> int:
+        """Batches of the epoch."""
+        return self._reader.batches_per_epoch
+
+
+class EpochIterator:
+    """Epochs one after another, by one reader: the next one's data is fetched ahead.
+
+    An epoch that is left early is given up, and the next begins at once.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        request = reader.reading.request
+        self._numbers = iter(range(request.first_epoch, request.first_epoch + request.epochs))
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Epoch:
+        try:
+            return Epoch(self._reader, next(self._numbers))
+        except StopIteration:
+            self.close()
+            raise
+
+    def stats(self) -> Stats:
+        """What was done so far."""
+        return self._reader.stats()
+
+    def close(self) -> None:
+        """Ends it. Batches that were handed out stay valid."""
+        self._reader.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+

@@ -1,0 +1,506 @@
+"""The wire: the handoff socket and the gRPC calls of one session, as plain values.
+
+The only module of the client that knows protobuf. A connection belongs to the process that made
+it; session.py sees to that.
+"""
+
+from __future__ import annotations
+
+import array
+import hmac
+import itertools
+import os
+import queue
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+# Without this, gRPC leaves a forked child with threads that are not there and descriptors that are
+# the parent's, and every fourth DataLoader worker fails (grpc: doc/fork_support.md). It is read
+# when grpc is imported.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "1")
+
+import grpc
+
+from faucet_client._version import PROTOCOL_VERSION, __version__
+from faucet_client.address import Address, why_unreachable
+from faucet_client.errors import (
+    DaemonError,
+    DaemonLost,
+    DaemonUnreachable,
+    FaucetError,
+    from_code,
+)
+from faucet_client.layout import ColumnLayout, Role, SegmentLayout
+from faucet_client.spec import SPLITS, DatasetSpec, ParquetSource, Split
+from faucet_client.status import (
+    ColumnCounts,
+    DatasetStatus,
+    MemoryStatus,
+    ReaderStatus,
+    Status,
+    WorkerStatus,
+)
+from faucet_protos.v1 import faucet_pb2, faucet_pb2_grpc, handoff_pb2, spec_pb2
+
+CONNECT_TIMEOUT_S = 5.0
+CALL_TIMEOUT_S = 10.0
+OPEN_TIMEOUT_S = 3_600.0
+
+_SO_PEERPIDFD = 77  # asm-generic/socket.h, Linux 6.5
+
+
+@dataclass(frozen=True)
+class OpenProgress:
+    """How far the daemon has come with opening a dataset."""
+
+    stage: str
+    rows_done: int
+    rows_total: int
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What is known of an open dataset.
+
+    Attributes:
+        key: Hash of all that decides its bytes, hexadecimal.
+        rows: Rows of each split, exact.
+        features: Names of the columns of `batch.features`, in order.
+        labels: Names of the labels.
+        passthrough: Names of the passthrough columns.
+        weighted: Whether batches have weights.
+        chunks: Chunks that the table is cut into.
+    """
+
+    key: str
+    rows: Mapping[Split, int]
+    features: tuple[str, ...]
+    labels: tuple[str, ...]
+    passthrough: tuple[str, ...]
+    weighted: bool
+    chunks: int
+
+
+@dataclass(frozen=True)
+class ReaderRequest:
+    """One reader, as the daemon is asked for it (protos/faucet/v1/faucet.proto: StartReader)."""
+
+    dataset_key: str
+    split: Split
+    job: str
+    rank: int
+    worker: int
+    first_epoch: int
+    epochs: int
+    part: int
+    parts: int
+    stripe_rows: int
+    shuffle: str
+    seed: int
+    credits: int
+
+
+@dataclass(frozen=True)
+class Started:
+    """The reader may read."""
+
+    rows_per_epoch: int
+    lease_limit_bytes: int
+
+
+@dataclass(frozen=True)
+class Grant:
+    """Rows of a segment, and the handle to fetch its memory with."""
+
+    lease: int
+    handle: bytes
+    epoch: int
+    chunk: int
+    first_row: int
+    rows: int
+    layout: SegmentLayout
+
+
+class Handoff:
+    """The connection that proves who we are and passes descriptors. Safe to use from any thread."""
+
+    def __init__(self, address: Address) -> None:
+        """Connects and says hello.
+
+        Raises:
+            DaemonUnreachable: nobody listens at the address, or nobody answers.
+            VersionMismatch: the daemon speaks another protocol.
+            AccessDenied: this user may not connect.
+        """
+        self._address = address
+        self._lock = threading.Lock()
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._sock.settimeout(CONNECT_TIMEOUT_S)
+        try:
+            try:
+                self._sock.connect(address.handoff_path)
+            except OSError:
+                raise DaemonUnreachable(why_unreachable(address)) from None
+            hello = handoff_pb2.Hello(
+                protocol_version=PROTOCOL_VERSION, client_version=__version__
+            )
+            try:
+                reply, _ = self._ask(handoff_pb2.HandoffRequest(hello=hello), self._own_pidfd())
+            except DaemonLost as error:
+                raise DaemonUnreachable(
+                    f"the daemon at {address} accepts connections but does not answer ({error}); "
+                    "see its log, and restart it"
+                ) from None
+        except BaseException:
+            self._sock.close()
+            raise
+        self.session_id: str = reply.welcome.session_id
+        self.secret: bytes = reply.welcome.secret
+        self.daemon_version: str = reply.welcome.daemon_version
+
+    def fetch(self, handle: bytes) -> int:
+        """The descriptor of a granted segment's memory; the caller closes it.
+
+        Raises:
+            AccessDenied: the grant is not live, or not ours.
+            DaemonLost: the daemon went away.
+        """
+        with self._lock:
+            _, fds = self._ask(
+                handoff_pb2.HandoffRequest(fetch=handoff_pb2.FetchSegment(handle=handle))
+            )
+        if len(fds) != 1:
+            for fd in fds:
+                os.close(fd)
+            raise DaemonError(f"the daemon sent {len(fds)} descriptors instead of one")
+        return fds[0]
+
+    def release(self, leases: tuple[int, ...]) -> None:
+        """Ends leases whose reader's stream has ended before them."""
+        message = handoff_pb2.HandoffRequest(
+            release=handoff_pb2.ReleaseLeases(leases=leases)
+        )
+        with self._lock:
+            self._send(message)
+
+    def goodbye(self) -> None:
+        """Ends the session as soon as nothing of it is left, and closes the connection."""
+        with self._lock:
+            try:
+                self._send(handoff_pb2.HandoffRequest(goodbye=handoff_pb2.Goodbye()))
+            except DaemonLost:
+                pass  # then the session has ended already
+            self._sock.close()
+
+    def _own_pidfd(self) -> int | None:
+        """A pidfd of this process, where the kernel does not give the daemon one by itself."""
+        try:
+            os.close(self._sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD))
+        except OSError:
+            return os.pidfd_open(os.getpid())
+        return None
+
+    def _ask(
+        self, request: handoff_pb2.HandoffRequest, fd: int | None = None
+    ) -> tuple[handoff_pb2.HandoffReply, list[int]]:
+        item = array.array("i").itemsize
+        try:
+            self._send(request, fd)
+        finally:
+            if fd is not None:
+                os.close(fd)
+        try:
+            data, ancillary, _, _ = self._sock.recvmsg(
+                64 * 1024, socket.CMSG_SPACE(4 * item), socket.MSG_CMSG_CLOEXEC
+            )
+        except OSError as error:
+            raise DaemonLost(f"the daemon at {self._address} went away: {error}") from None
+        fds = array.array("i")
+        for level, kind, payload in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                fds.frombytes(payload[: len(payload) // item * item])
+        if not data:
+            raise DaemonLost(f"the daemon at {self._address} closed the connection")
+        reply = handoff_pb2.HandoffReply.FromString(data)
+        if reply.WhichOneof("reply") == "error":
+            raise from_code(reply.error.code, reply.error.message)
+        return reply, list(fds)
+
+    def _send(self, request: handoff_pb2.HandoffRequest, fd: int | None = None) -> None:
+        try:
+            socket.send_fds(self._sock, [request.SerializeToString()], [] if fd is None else [fd])
+        except OSError as error:
+            raise DaemonLost(f"the daemon at {self._address} went away: {error}") from None
+
+
+class ProgressListener(Protocol):
+    """Is told how an open goes on."""
+
+    def __call__(self, progress: OpenProgress) -> None: ...
+
+
+class Channel:
+    """The gRPC calls of one session."""
+
+    def __init__(self, address: Address, session_id: str, secret: bytes) -> None:
+        self._address = address
+        self._session_id = session_id
+        self._secret = secret
+        self._numbers = itertools.count(1)
+        self._channel = grpc.insecure_channel(
+            address.grpc_target,
+            options=(
+                ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+                ("grpc.enable_retries", 0),
+                # A subchannel of its own: sessions do not share a connection by accident.
+                ("grpc.use_local_subchannel_pool", 1),
+            ),
+        )
+        self._stub = faucet_pb2_grpc.FaucetStub(self._channel)
+
+    def open_dataset(
+        self, spec: DatasetSpec, key: str, on_progress: ProgressListener | None
+    ) -> DatasetInfo:
+        """Opens or joins a dataset.
+
+        Raises:
+            FaucetError: whatever the daemon found wrong with the spec or its source.
+        """
+        request = faucet_pb2.OpenDatasetRequest(spec=_spec_to(spec), key=key)
+        try:
+            events = self._stub.OpenDataset(
+                request, metadata=self._token("OpenDataset"), timeout=OPEN_TIMEOUT_S
+            )
+            for event in events:
+                if event.WhichOneof("event") == "opened":
+                    return _info_from(event.opened)
+                if on_progress is not None:
+                    progress = event.progress
+                    on_progress(
+                        OpenProgress(progress.stage, progress.rows_done, progress.rows_total)
+                    )
+        except grpc.RpcError as error:
+            raise self._translated(error) from None
+        raise DaemonError("the daemon ended an open without a dataset")
+
+    def read(self, request: ReaderRequest) -> ReaderCall:
+        """Starts a reader's stream. Errors come with its first message."""
+        return ReaderCall(self, self._stub, self._token("Read"), request)
+
+    def status(self) -> Status:
+        """What the daemon says of itself."""
+        try:
+            reply = self._stub.GetStatus(
+                faucet_pb2.GetStatusRequest(),
+                metadata=self._token("GetStatus"),
+                timeout=CALL_TIMEOUT_S,
+            )
+        except grpc.RpcError as error:
+            raise self._translated(error) from None
+        return _status_from(reply)
+
+    def drop(self, key: str) -> tuple[str, int]:
+        """Forgets a dataset; its whole key, and the bytes that this freed."""
+        try:
+            reply = self._stub.DropDataset(
+                faucet_pb2.DropDatasetRequest(key=key),
+                metadata=self._token("DropDataset"),
+                timeout=CALL_TIMEOUT_S,
+            )
+        except grpc.RpcError as error:
+            raise self._translated(error) from None
+        return reply.key, reply.freed_bytes
+
+    def close(self) -> None:
+        """Ends all calls."""
+        self._channel.close()
+
+    def _token(self, method: str) -> tuple[tuple[str, str], ...]:
+        number = next(self._numbers)
+        mac = hmac.digest(self._secret, f"{method}.{number}".encode(), "sha256").hex()
+        return (("faucet-session", f"{self._session_id}.{number}.{mac}"),)
+
+    def _translated(self, error: grpc.RpcError) -> FaucetError:
+        """The daemon's own error where it sent one, else what gRPC's code means here."""
+        call = cast("grpc.Call", error)
+        for name, value in call.trailing_metadata() or ():
+            if name == "faucet-error-bin":
+                detail = handoff_pb2.Error.FromString(cast("bytes", value))
+                return from_code(detail.code, detail.message)
+        code = call.code()
+        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+            return DaemonLost(
+                f"the daemon at {self._address} went away ({call.details()}); batches that were "
+                "handed out stay valid. Start it again with `faucetd serve`"
+            )
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return DaemonUnreachable(f"the daemon at {self._address} did not answer in time")
+        return DaemonError(f"the daemon at {self._address} answered {code}: {call.details()}")
+
+
+class ReaderCall:
+    """One reader's stream. Iterating blocks; sending never does."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        stub: faucet_pb2_grpc.FaucetStub,
+        token: tuple[tuple[str, str], ...],
+        request: ReaderRequest,
+    ) -> None:
+        self._channel = channel
+        self._requests: queue.SimpleQueue[faucet_pb2.ReaderMessage | None] = queue.SimpleQueue()
+        self._requests.put(faucet_pb2.ReaderMessage(start=_start_to(request)))
+        self._call = stub.Read(self._sent(), metadata=token)
+
+    def __iter__(self) -> Iterator[Started | Grant]:
+        """What the daemon says, until it has nothing more to say.
+
+        Raises:
+            FaucetError: the reader was refused, cannot go on, or the daemon went away.
+        """
+        try:
+            for message in self._call:
+                if message.WhichOneof("message") == "grant":
+                    yield _grant_from(message.grant)
+                else:
+                    yield Started(
+                        message.started.rows_per_epoch, message.started.lease_limit_bytes
+                    )
+        except grpc.RpcError as error:
+            raise self._channel._translated(error) from None
+
+    def credit(self, grants: int, rows_consumed: int, seconds_waited: float) -> None:
+        """Takes further grants, and tells how far the reader is."""
+        self._send(
+            credit=faucet_pb2.Credit(
+                grants=grants, rows_consumed=rows_consumed, seconds_waited=seconds_waited
+            )
+        )
+
+    def release(self, leases: tuple[int, ...]) -> None:
+        """Ends leases."""
+        self._send(release=faucet_pb2.Release(leases=leases))
+
+    def advance(self, epoch: int) -> None:
+        """Gives up what has not come yet of the epochs before `epoch`."""
+        self._send(advance=faucet_pb2.AdvanceEpoch(epoch=epoch))
+
+    def finish(self) -> None:
+        """Wants no more grants; the stream ends when the daemon has heard it."""
+        self._send(finish=faucet_pb2.FinishReader())
+        self._requests.put(None)
+
+    def cancel(self) -> None:
+        """Ends the stream at once."""
+        self._requests.put(None)
+        self._call.cancel()
+
+    def _send(self, **message: Any) -> None:
+        self._requests.put(faucet_pb2.ReaderMessage(**message))
+
+    def _sent(self) -> Iterator[faucet_pb2.ReaderMessage]:
+        while (message := self._requests.get()) is not None:
+            yield message
+
+
+def _spec_to(spec: DatasetSpec) -> spec_pb2.DatasetSpec:
+    message = spec_pb2.DatasetSpec(
+        hash_column=spec.hash_column or "",
+        sample_percent=spec.sample_percent,
+        eval_percent=spec.eval_percent,
+        weight_column=spec.weight_column or "",
+        passthrough=spec.passthrough,
+        exclude_features=spec.exclude_features,
+        preprocessing=spec.preprocessing,
+        chunk_rows=spec.chunk_rows or 0,
+    )
+    if isinstance(spec.source, ParquetSource):
+        message.parquet.path = spec.source.path
+    else:
+        message.duckdb.path = spec.source.path
+        if spec.source.table is not None:
+            message.duckdb.table = spec.source.table
+        if spec.source.query is not None:
+            message.duckdb.query = spec.source.query
+    if isinstance(spec.features, str):
+        message.features_struct = spec.features
+    else:
+        message.features_list.names.extend(spec.features)
+    if isinstance(spec.labels, str):
+        message.labels_struct = spec.labels
+    else:
+        message.labels_list.names.extend(spec.labels)
+    return message
+
+
+def _info_from(message: faucet_pb2.DatasetInfo) -> DatasetInfo:
+    return DatasetInfo(
+        key=message.key,
+        rows=dict(zip(SPLITS, (message.train_rows, message.eval_rows), strict=True)),
+        features=tuple(message.features),
+        labels=tuple(message.labels),
+        passthrough=tuple(message.passthrough),
+        weighted=message.weighted,
+        chunks=message.chunks,
+    )
+
+
+def _start_to(request: ReaderRequest) -> faucet_pb2.StartReader:
+    return faucet_pb2.StartReader(**vars(request))
+
+
+def _grant_from(message: faucet_pb2.Grant) -> Grant:
+    layout = message.layout
+    return Grant(
+        lease=message.lease,
+        handle=message.handle,
+        epoch=message.epoch,
+        chunk=message.chunk,
+        first_row=message.first_row,
+        rows=message.rows,
+        layout=SegmentLayout(
+            rows=layout.rows,
+            nbytes=layout.nbytes,
+            columns=tuple(
+                ColumnLayout(
+                    role=Role(column.role),
+                    name=column.name,
+                    dtype=column.dtype,
+                    width=column.width,
+                    offset=column.offset,
+                    text_offset=column.text_offset,
+                    text_nbytes=column.text_nbytes,
+                    valid_offset=(
+                        column.valid_offset if column.HasField("valid_offset") else None
+                    ),
+                )
+                for column in layout.columns
+            ),
+        ),
+    )
+
+
+def _status_from(message: faucet_pb2.Status) -> Status:
+    def fields(part: Any) -> dict[str, Any]:
+        return {field.name: getattr(part, field.name) for field in part.DESCRIPTOR.fields}
+
+    return Status(
+        version=message.version,
+        pid=message.pid,
+        uptime_s=message.uptime_s,
+        memory=MemoryStatus(**fields(message.memory)),
+        workers=tuple(WorkerStatus(**fields(worker)) for worker in message.workers),
+        datasets=tuple(
+            DatasetStatus(
+                **fields(dataset)
+                | {"counts": tuple(ColumnCounts(**fields(c)) for c in dataset.counts)}
+            )
+            for dataset in message.datasets
+        ),
+        readers=tuple(ReaderStatus(**fields(reader)) for reader in message.readers),
+    )
+

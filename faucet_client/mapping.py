@@ -1,0 +1,212 @@
+"""Segments as tensors: maps sealed memory privately, and notices when nobody uses it any more.
+
+Invariants:
+
+- Each mapping has exactly one root buffer. Every tensor, view, detached or autograd-saved alias
+  keeps it alive, whatever the user does with them; when it dies, once and for all, the mapping is
+  buried (session.py): unmapped, and its lease released.
+- The finalizer runs in any thread, in the midst of anything, so it only enqueues.
+- Memory is mapped copy-on-write: what one process writes no other can see.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from faucet_client import _memory
+from faucet_client.layout import TEXT, ColumnLayout, Role, SegmentLayout
+from faucet_client.session import DeadMapping, Session
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TextColumn:
+    """A column of UTF-8 text: `offsets` int64 [rows + 1] into `data` uint8; nulls by `valid`."""
+
+    offsets: NDArray[np.int64]
+    data: NDArray[np.uint8]
+    valid: torch.Tensor | None
+
+    def decode(self, first: int, stop: int) -> NDArray[np.object_]:
+        """Rows [first, stop) as an object array of str, with None for null."""
+        bounds = self.offsets[first : stop + 1].tolist()
+        start = bounds[0]
+        data = self.data[start : bounds[-1]].tobytes()
+        rows = np.empty(stop - first, dtype=object)
+        for row in range(stop - first):
+            rows[row] = data[bounds[row] - start : bounds[row + 1] - start].decode()
+        if self.valid is not None:
+            rows[~self.valid[first:stop].numpy()] = None
+        return rows
+
+
+@dataclass
+class Columns:
+    """Columns of the same rows: a whole segment, or rows that were copied out of some.
+
+    Attributes:
+        features: float32 [rows, F].
+        labels: float32 [rows, 1] each.
+        weights: float32 [rows], or None.
+        passthrough: [rows] each; text as a TextColumn, or an object array where it was copied.
+        valid: bool [rows] for labels, weights and passthrough columns with nulls among the rows.
+    """
+
+    rows: int
+    features: torch.Tensor
+    labels: dict[str, torch.Tensor] = field(default_factory=dict)
+    weights: torch.Tensor | None = None
+    passthrough: dict[str, torch.Tensor | TextColumn | NDArray[np.object_]] = field(
+        default_factory=dict
+    )
+    valid: dict[str, torch.Tensor] = field(default_factory=dict)
+    valid_names: tuple[str, ...] = ()
+
+    def text(self, name: str, first: int, stop: int) -> NDArray[np.object_]:
+        """Rows [first, stop) of a text column."""
+        column = self.passthrough[name]
+        if isinstance(column, TextColumn):
+            return column.decode(first, stop)
+        assert isinstance(column, np.ndarray)
+        return column[first:stop]
+
+    def valid_rows(self, name: str, first: int, stop: int) -> torch.Tensor:
+        """bool [stop - first]: where the source had a value for `name`."""
+        if name in self.valid:
+            return self.valid[name][first:stop]
+        if name not in self.valid_names:
+            raise KeyError(name)
+        return torch.ones(stop - first, dtype=torch.bool)
+
+
+def map_segment(
+    session: Session,
+    fd: int,
+    layout: SegmentLayout,
+    lease: int,
+    tell: Callable[[int, int], bool],
+) -> Columns:
+    """Maps a segment. The lease ends when the last tensor over it is gone.
+
+    Args:
+        session: Buries the mapping.
+        fd: The sealed memory. Stays the caller's.
+        layout: Where its columns lie.
+        lease: The lease to end.
+        tell: Called by the reaper with the lease and the mapped bytes, when the lease has ended;
+            returns whether the daemon has been told.
+
+    Raises:
+        OSError: the memory cannot be mapped.
+    """
+    address = _memory.map_private(fd, layout.nbytes)
+    buffer = (ctypes.c_char * layout.nbytes).from_address(address)
+    dead = DeadMapping(address, layout.nbytes, lease, tell)
+    session.adopt()
+    finalizer = weakref.finalize(buffer, session.bury, dead)
+    finalizer.atexit = False  # the daemon sees the process end
+    columns = Columns(layout.rows, torch.empty(0))
+    names: list[str] = []
+    for column in layout.columns:
+        _add_column(columns, column, layout.rows, buffer)
+        if column.role is not Role.FEATURES:
+            names.append(column.name)
+    columns.valid_names = tuple(names)
+    return columns
+
+
+def _add_column(columns: Columns, column: ColumnLayout, rows: int, buffer: Any) -> None:
+    valid = None
+    if column.valid_offset is not None:
+        valid = _tensor(buffer, "bool", (rows,), column.valid_offset)
+        columns.valid[column.name] = valid
+    if column.dtype == TEXT:
+        columns.passthrough[column.name] = TextColumn(
+            _array(buffer, "int64", (rows + 1,), column.offset),
+            _array(buffer, "uint8", (column.text_nbytes,), column.text_offset),
+            valid,
+        )
+    elif column.role is Role.FEATURES:
+        columns.features = _tensor(buffer, column.dtype, (rows, column.width), column.offset)
+    elif column.role is Role.LABEL:
+        columns.labels[column.name] = _tensor(buffer, column.dtype, (rows, 1), column.offset)
+    elif column.role is Role.WEIGHT:
+        columns.weights = _tensor(buffer, column.dtype, (rows,), column.offset)
+    else:
+        columns.passthrough[column.name] = _tensor(buffer, column.dtype, (rows,), column.offset)
+
+
+def _array(buffer: Any, dtype: str, shape: tuple[int, ...], offset: int) -> NDArray[Any]:
+    # Each array stands on the buffer itself: a torch view of a view is slower to make.
+    return np.ndarray(shape, dtype, buffer=buffer, offset=offset)
+
+
+def _tensor(buffer: Any, dtype: str, shape: tuple[int, ...], offset: int) -> torch.Tensor:
+    return torch.from_numpy(_array(buffer, dtype, shape, offset))
+
+
+Piece = tuple[Columns, int, int]
+"""Rows [first, stop) of some columns."""
+
+
+def copy_rows(pieces: Sequence[Piece]) -> Columns:
+    """The rows of all pieces, in order, in memory of their own."""
+    first = pieces[0][0]
+    copied = Columns(
+        sum(stop - start for _, start, stop in pieces),
+        torch.cat([columns.features[start:stop] for columns, start, stop in pieces]),
+        valid_names=first.valid_names,
+    )
+    for name in first.labels:
+        copied.labels[name] = torch.cat([c.labels[name][a:b] for c, a, b in pieces])
+    if first.weights is not None:
+        copied.weights = torch.cat([c.weights[a:b] for c, a, b in pieces if c.weights is not None])
+    for name, column in first.passthrough.items():
+        if isinstance(column, torch.Tensor):
+            tensors = [c.passthrough[name] for c, _, _ in pieces]
+            copied.passthrough[name] = torch.cat(
+                [t[a:b] for t, (_, a, b) in zip(tensors, pieces, strict=True)]  # type: ignore[misc]  # the same column has the same type in each piece
+            )
+        else:
+            copied.passthrough[name] = np.concatenate([c.text(name, a, b) for c, a, b in pieces])
+    for name in {name for columns, _, _ in pieces for name in columns.valid}:
+        copied.valid[name] = torch.cat([c.valid_rows(name, a, b) for c, a, b in pieces])
+    return copied
+
+
+class ColumnViews(Mapping[str, T], Generic[T]):
+    """Columns by name, each made when it is asked for, once."""
+
+    __slots__ = ("_make", "_made", "_names")
+
+    def __init__(self, names: Sequence[str], make: Callable[[str], T]) -> None:
+        self._names = names
+        self._make = make
+        self._made: dict[str, T] = {}
+
+    def __getitem__(self, name: str) -> T:
+        made = self._made.get(name)
+        if made is None:
+            if name not in self._names:
+                raise KeyError(name)
+            made = self._made[name] = self._make(name)
+        return made
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self._names)})"
+

@@ -1,0 +1,174 @@
+"""What a dataset is: inert descriptions that both sides of the socket share.
+
+Nothing here acts. A `DatasetSpec` is plain, hashable data; the daemon resolves it against the
+source, and reports what does not fit as a `SpecError`, `ColumnError` or `SourceError`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+from faucet_client.errors import SpecError
+
+Split = Literal["train", "eval"]
+SPLITS: tuple[Split, Split] = ("train", "eval")
+
+SHUFFLES = ("batches", "none")
+
+
+@dataclass(frozen=True)
+class ParquetSource:
+    """Rows of one or more Parquet files on the daemon's filesystem.
+
+    Args:
+        path: An absolute path: a file, a folder (its `*.parquet` files) or a glob pattern.
+            Several files are one table, in the order of their sorted paths; their schemas must
+            agree.
+    """
+
+    path: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", _absolute(self.path, "ParquetSource.path"))
+
+    def __str__(self) -> str:
+        return f"parquet:{self.path}"
+
+
+@dataclass(frozen=True)
+class DuckDBSource:
+    """Rows of a table, view or query of a DuckDB database file, opened read-only.
+
+    Args:
+        path: The absolute path of the database file, on the daemon's filesystem.
+        table: The name of a table or view, optionally qualified (`schema.table`); or
+        query: one SELECT statement. Its result is materialized once, on the daemon's disk.
+    """
+
+    path: str
+    table: str | None = None
+    query: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", _absolute(self.path, "DuckDBSource.path"))
+        if (self.table is None) == (self.query is None):
+            raise SpecError("DuckDBSource needs exactly one of table= and query=")
+
+    def __str__(self) -> str:
+        return f"duckdb:{self.path}:{self.table or 'query'}"
+
+
+Source = ParquetSource | DuckDBSource
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """A training set: which table, which columns, which rows.
+
+    Args:
+        source: Where the rows are.
+        features: Numeric and boolean columns that become one float32 matrix, in this order: a
+            list of column names, or the name of a STRUCT column whose leaves all serve. A leaf of
+            a STRUCT is written `struct.leaf`.
+        labels: The same, for the labels; each becomes its own float32 `[n, 1]` tensor.
+        hash_column: The column (integers, text or dates) whose FarmHash decides the split and the
+            sample; null hashes as the empty text. Without one, neither is possible.
+        sample_percent: How much of the table to use at all, 0 < s <= 100.
+        eval_percent: How much of the sample is the eval split, 0 <= e < 100.
+        weight_column: A numeric column that becomes `batch.weights`, float32 `[n]`.
+        passthrough: Columns that are handed over as they are (numbers, booleans, dates and
+            timestamps as tensors, text as objects).
+        exclude_features: Names to leave out of `features`.
+        preprocessing: `"none"`: features are cast to float32 and nothing else.
+        chunk_rows: Rows of the table a chunk, the unit of reading and caching. By default it is
+            chosen so that a prepared chunk has at most 64 MiB, and a table at least 16 chunks.
+
+    Raises:
+        SpecError: if the description contradicts itself.
+    """
+
+    source: Source
+    features: str | Sequence[str]
+    labels: str | Sequence[str] = ()
+    hash_column: str | None = None
+    sample_percent: float = 100.0
+    eval_percent: float = 0.0
+    weight_column: str | None = None
+    passthrough: Sequence[str] = ()
+    exclude_features: Sequence[str] = ()
+    preprocessing: str = "none"
+    chunk_rows: int | None = None
+
+    def __post_init__(self) -> None:
+        for field in ("features", "labels"):
+            value = getattr(self, field)
+            if not isinstance(value, str):
+                object.__setattr__(self, field, _names(value, field))
+        for field in ("passthrough", "exclude_features"):
+            object.__setattr__(self, field, _names(getattr(self, field), field))
+        if not self.features:
+            raise SpecError("features is empty: name at least one column, or a STRUCT column")
+        if not 0 < self.sample_percent <= 100:
+            raise SpecError(f"sample_percent must be above 0 and at most 100, not {self.sample_percent}")
+        if not 0 <= self.eval_percent < 100:
+            raise SpecError(f"eval_percent must be at least 0 and below 100, not {self.eval_percent}")
+        if self.hash_column is None and (self.eval_percent != 0 or self.sample_percent != 100):
+            raise SpecError(
+                "eval_percent and sample_percent need a hash_column to decide which row goes where; "
+                "name one, or use eval_percent=0 and sample_percent=100"
+            )
+        if self.chunk_rows is not None and self.chunk_rows < 1:
+            raise SpecError(f"chunk_rows must be at least 1, not {self.chunk_rows}")
+        if self.preprocessing != "none":
+            raise SpecError(
+                f'preprocessing={self.preprocessing!r} is not known; this version has only "none"'
+            )
+        self.split_buckets()
+
+    def split_buckets(self) -> SplitBuckets:
+        """The hash buckets of each split, exact for percentages of up to four decimal places.
+
+        Raises:
+            SpecError: if a percentage is finer than a millionth of the table.
+        """
+        sample = Fraction(str(self.sample_percent)) / 100
+        train = sample * (1 - Fraction(str(self.eval_percent)) / 100)
+        for buckets in (1_000, 1_000_000):
+            if (sample * buckets).denominator == 1 and (train * buckets).denominator == 1:
+                return SplitBuckets(buckets, int(train * buckets), int(sample * buckets))
+        raise SpecError(
+            f"sample_percent={self.sample_percent} and eval_percent={self.eval_percent} cut the table "
+            "finer than a millionth; round them"
+        )
+
+
+@dataclass(frozen=True)
+class SplitBuckets:
+    """Half-open ranges of hash buckets: train is [0, train_end), eval is [train_end, eval_end)."""
+
+    buckets: int
+    train_end: int
+    eval_end: int
+
+
+def _absolute(path: str | os.PathLike[str], field: str) -> str:
+    text = os.fspath(path)
+    if not os.path.isabs(text):
+        raise SpecError(f"{field} must be an absolute path of the daemon's filesystem, not {text!r}")
+    return os.path.normpath(text)
+
+
+def _names(value: Sequence[str], field: str) -> tuple[str, ...]:
+    if isinstance(value, str):
+        raise SpecError(f"{field} must be a list of column names, not the text {value!r}")
+    names = tuple(value)
+    if not all(isinstance(name, str) and name for name in names):
+        raise SpecError(f"{field} must hold names of columns, not {names!r}")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise SpecError(f"{field} names {', '.join(repeated)} more than once")
+    return names

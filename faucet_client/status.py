@@ -1,0 +1,151 @@
+"""What a daemon says of itself: the message `Status` of faucet.proto, as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from faucet_client.spec import Split
+
+
+@dataclass(frozen=True)
+class MemoryStatus:
+    """Shared memory, in bytes.
+
+    Attributes:
+        budget_bytes: What segments may take at most.
+        used_bytes: Segments that exist, leased or not, and those being made.
+        leased_bytes: Segments that some trainer holds.
+        peak_bytes: The most that was ever used.
+    """
+
+    budget_bytes: int
+    used_bytes: int
+    leased_bytes: int
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class WorkerStatus:
+    """A process that reads the source and makes chunks."""
+
+    pid: int
+    state: str  # "starting", "idle", "opening" or "loading"
+
+
+@dataclass(frozen=True)
+class ColumnCounts:
+    """Values of a column that the conversion to float32 changed or could not fill.
+
+    Counted over the chunks made so far; a chunk made again counts again.
+
+    Attributes:
+        column: The column's name.
+        nulls: Nulls, which became NaN in features, labels and weights.
+        rounded: Integers beyond 2^24 that float32 cannot hold exactly.
+        overflowed: Finite numbers beyond float32's range, which became infinite.
+        not_finite: Values that were NaN or infinite already in the source.
+    """
+
+    column: str
+    nulls: int
+    rounded: int
+    overflowed: int
+    not_finite: int
+
+
+@dataclass(frozen=True)
+class DatasetStatus:
+    """An open dataset.
+
+    Attributes:
+        key: The hash that names it, hexadecimal.
+        source: Where its rows are, for a person.
+        state: "ready", or "failed" with the reason in `error`.
+        error: Why it failed, or the empty text.
+        train_rows: Rows of the train split, exact.
+        eval_rows: Rows of the eval split, exact.
+        chunks: Chunks of its plan.
+        chunks_resident: Chunks of which at least one split is in memory.
+        chunks_made: Chunks made so far; one made again counts again.
+        resident_bytes: Bytes of its segments in memory.
+        source_rows_read: Rows that passes over the table have read.
+        source_bytes_read: The same, as bytes of Arrow data.
+        count_rows_read: Rows read apart, to count the splits when the dataset was opened.
+        count_bytes_read: The same, as bytes of Arrow data.
+        counts: What the conversion to float32 changed; columns where it did.
+    """
+
+    key: str
+    source: str
+    state: Literal["ready", "failed"]
+    error: str
+    train_rows: int
+    eval_rows: int
+    chunks: int
+    chunks_resident: int
+    chunks_made: int
+    resident_bytes: int
+    source_rows_read: int
+    source_bytes_read: int
+    count_rows_read: int
+    count_bytes_read: int
+    counts: tuple[ColumnCounts, ...] = ()
+
+
+@dataclass(frozen=True)
+class ReaderStatus:
+    """One reader: a trainer, or a DataLoader worker of one, in one split.
+
+    Attributes:
+        job: The training run's name.
+        rank: Its rank in that run.
+        worker: Its DataLoader worker, 0 without.
+        split: "train" or "eval".
+        dataset_key: The key of the dataset that it reads.
+        pid: Its process.
+        epoch: The epoch that it is in, from 0.
+        rows_granted: Rows granted to it, over all epochs so far.
+        rows_consumed: Rows that it has taken as batches, over all epochs so far.
+        rows_per_epoch: Its share of the split.
+        seconds_waited: Time that its `next()` waited for data.
+        leased_bytes: Bytes of the segments that it holds.
+        lease_limit_bytes: What it may hold before it is handed copies.
+    """
+
+    job: str
+    rank: int
+    worker: int
+    split: Split
+    dataset_key: str
+    pid: int
+    epoch: int
+    rows_granted: int
+    rows_consumed: int
+    rows_per_epoch: int
+    seconds_waited: float
+    leased_bytes: int
+    lease_limit_bytes: int
+
+
+@dataclass(frozen=True)
+class Status:
+    """Everything that `faucetd status` shows.
+
+    Attributes:
+        version: The daemon's version.
+        pid: Its main process.
+        uptime_s: Seconds since it started.
+        memory: Shared memory, over all datasets.
+        workers: The processes that make chunks.
+        datasets: The open datasets.
+        readers: The live readers.
+    """
+
+    version: str
+    pid: int
+    uptime_s: float
+    memory: MemoryStatus
+    workers: tuple[WorkerStatus, ...]
+    datasets: tuple[DatasetStatus, ...]
+    readers: tuple[ReaderStatus, ...]

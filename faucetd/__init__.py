@@ -1,0 +1,1 @@
+"""The daemon: reads tables, makes chunks of them, and serves these to trainers."""

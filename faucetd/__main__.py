@@ -1,0 +1,5 @@
+"""`python -m faucetd` is `faucetd`."""
+
+from faucetd.cli import main
+
+main()

@@ -1,0 +1,164 @@
+"""`faucetd status` and `faucetd drop`: what a running daemon holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import click
+
+from faucet_client.address import Address
+from faucet_client.status import DatasetStatus, ReaderStatus, Status
+from faucetd.cli.options import address_option
+from faucetd.sizes import format_size
+
+_KEY_DIGITS = 12
+"""Of a dataset's key; `drop` takes any unambiguous beginning."""
+
+
+@click.command()
+@address_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with every figure.")
+def status(address: Address, as_json: bool) -> None:
+    """Shows the memory, the datasets and the readers of a running daemon.
+
+    \b
+    Examples:
+      faucetd status
+      faucetd status --json | python -m json.tool
+      watch -n 1 faucetd status
+    """
+    from faucet_client.session import Session
+
+    with Session.connect(address) as session:
+        found = session.status()
+    if as_json:
+        click.echo(json.dumps(status_as_dict(found), indent=2))
+    else:
+        for line in status_lines(found):
+            click.echo(line)
+
+
+@click.command()
+@click.argument("key")
+@address_option
+def drop(key: str, address: Address) -> None:
+    """Forgets the dataset KEY and frees its memory.
+
+    KEY may be shortened, as `faucetd status` shows it. A dataset that somebody reads is not
+    dropped. Without this command, unused datasets stay until their memory is needed.
+
+    \b
+    Example:
+      faucetd drop 3fa2b81c
+    """
+    from faucet_client.session import Session
+
+    with Session.connect(address) as session:
+        dropped, freed_bytes = session.drop(key)
+    click.echo(f"dropped {dropped}, which freed {format_size(freed_bytes)}")
+
+
+def status_as_dict(status: Status) -> dict[str, Any]:
+    """What `faucetd status --json` prints: the fields of `Status`, the splits' rows together."""
+    return {
+        **dataclasses.asdict(status),
+        "datasets": [_dataset_as_dict(dataset) for dataset in status.datasets],
+    }
+
+
+def _dataset_as_dict(dataset: DatasetStatus) -> dict[str, Any]:
+    fields = dataclasses.asdict(dataset)
+    return {
+        "key": fields.pop("key"),
+        "source": fields.pop("source"),
+        "state": fields.pop("state"),
+        "error": fields.pop("error"),
+        "rows": {"train": fields.pop("train_rows"), "eval": fields.pop("eval_rows")},
+        **fields,
+    }
+
+
+def status_lines(status: Status) -> Iterator[str]:
+    """What `faucetd status` prints."""
+    memory = status.memory
+    states = Counter(worker.state for worker in status.workers)
+    yield f"faucetd {status.version}, process {status.pid}, up {_duration(status.uptime_s)}"
+    yield (
+        f"memory   {format_size(memory.used_bytes)} of {format_size(memory.budget_bytes)}; "
+        f"trainers hold {format_size(memory.leased_bytes)}; "
+        f"at most so far {format_size(memory.peak_bytes)}"
+    )
+    yield "workers  " + (", ".join(f"{n} {state}" for state, n in sorted(states.items())) or "none")
+    yield ""
+    if not status.datasets:
+        yield "No dataset is open."
+        return
+    yield from columns(
+        "DATASET STATE >TRAIN >EVAL >CHUNKS >RESIDENT >ROWS_READ >BYTES_READ SOURCE",
+        [_dataset_cells(dataset) for dataset in status.datasets],
+    )
+    for dataset in status.datasets:
+        if dataset.error:
+            yield f"{dataset.key[:_KEY_DIGITS]} failed: {dataset.error}"
+    yield ""
+    if not status.readers:
+        yield "Nobody reads."
+        return
+    yield from columns(
+        "JOB >RANK >WORKER SPLIT DATASET >EPOCH >ROWS >WAITED >HOLDS >PROCESS",
+        [_reader_cells(reader) for reader in status.readers],
+    )
+
+
+def _dataset_cells(dataset: DatasetStatus) -> list[str]:
+    return [
+        dataset.key[:_KEY_DIGITS],
+        dataset.state,
+        f"{dataset.train_rows:,}",
+        f"{dataset.eval_rows:,}",
+        f"{dataset.chunks_resident}/{dataset.chunks}",
+        format_size(dataset.resident_bytes),
+        f"{dataset.source_rows_read:,}",
+        format_size(dataset.source_bytes_read),
+        dataset.source,
+    ]
+
+
+def _reader_cells(reader: ReaderStatus) -> list[str]:
+    return [
+        reader.job,
+        str(reader.rank),
+        str(reader.worker),
+        reader.split,
+        reader.dataset_key[:_KEY_DIGITS],
+        str(reader.epoch),
+        f"{reader.rows_granted:,}",
+        f"{reader.seconds_waited:.1f} s",
+        format_size(reader.leased_bytes),
+        str(reader.pid),
+    ]
+
+
+def columns(header: str, rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Lines of a table of text. A heading that begins with `>` sets its column to the right."""
+    headings = header.split()
+    table = [[heading.lstrip(">").replace("_", " ") for heading in headings], *rows]
+    widths = [max(len(row[i]) for row in table) for i in range(len(headings))]
+    for row in table:
+        cells = (
+            f"{cell:>{width}}" if heading.startswith(">") else f"{cell:<{width}}"
+            for cell, width, heading in zip(row, widths, headings, strict=True)
+        )
+        yield "  ".join(cells).rstrip()
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds_left = divmod(int(seconds), 60)
+    hours, minutes_left = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes_left} min"
+    return f"{minutes} min {seconds_left} s" if minutes else f"{seconds_left} s"

@@ -1,0 +1,706 @@
+"""The conductor: tells the scheduler what happens, and does what it says.
+
+It owns what exists: datasets and their plans, sealed segments, handles, readers' streams. It
+decides nothing that the scheduler could decide. Everything runs on the event loop, one event at a
+time, and nothing in here blocks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from faucet_client._memory import is_sealed, page_rounded
+from faucet_client._version import __version__
+from faucet_client.layout import SegmentLayout
+from faucet_client.spec import SPLITS, DatasetSpec, Split
+from faucet_client.status import (
+    ColumnCounts,
+    DatasetStatus,
+    MemoryStatus,
+    ReaderStatus,
+    Status,
+    WorkerStatus,
+)
+from faucetd.config import Settings
+from faucetd.errors import (
+    AccessDenied,
+    BudgetError,
+    ChunkFailed,
+    DatasetInUse,
+    DatasetNotFound,
+    FaucetError,
+    InternalError,
+    ReaderConflict,
+    SourceEmpty,
+    from_code,
+)
+from faucetd.schedule import events, instructions
+from faucetd.schedule.instructions import SegmentId
+from faucetd.schedule.scheduler import MAX_ATTEMPTS, Scheduler, required_bytes
+from faucetd.serve.backend import DatasetInfo, Granted, OpenProgress, ReaderRequest, Started
+from faucetd.serve.sessions import Session
+from faucetd.worker import messages
+from faucetd.worker.pool import WorkerPool
+
+_log = logging.getLogger(__name__)
+
+ReaderName = tuple[str, str, int, int, Split]
+
+
+@dataclass
+class _Dataset:
+    """An open dataset."""
+
+    spec: DatasetSpec
+    opened: messages.Opened
+    principal: int
+    chunks_made: int = 0
+    rows_read: int = 0
+    bytes_read: int = 0
+    counts: dict[str, messages.Counts] = field(default_factory=dict)
+    error: str = ""
+
+    def rows(self, split: Split) -> int:
+        return sum(_rows(chunk, split) for chunk in self.opened.chunks)
+
+
+@dataclass
+class _Opening:
+    """An `Open` or `CheckSnapshot` that one or more clients wait for."""
+
+    task: messages.Open | messages.CheckSnapshot
+    done: asyncio.Future[messages.Opened | messages.SnapshotIs]
+    progress: OpenProgress | None = None
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    attempts: int = 0
+
+
+@dataclass
+class _Lease:
+    reader: int
+    session: Session
+    handle: bytes
+    segment: SegmentId
+    fetched: bool = False
+
+
+class _Reader:
+    """The conductor's end of a reader's stream (serve.backend.ReaderStream)."""
+
+    def __init__(
+        self, conductor: Conductor, number: int, session: Session, request: ReaderRequest
+    ) -> None:
+        self._conductor = conductor
+        self.number = number
+        self.session = session
+        self.request = request
+        self.rows_consumed = 0
+        self.seconds_waited = 0.0
+        self.outbox: asyncio.Queue[Started | Granted | FaucetError | None] = asyncio.Queue()
+        self.left = False
+
+    @property
+    def name(self) -> ReaderName:
+        r = self.request
+        return (r.dataset_key, r.job, r.rank, r.worker, r.split)
+
+    async def next(self) -> Started | Granted | None:
+        message = await self.outbox.get()
+        if isinstance(message, FaucetError):
+            raise message
+        return message
+
+    def credit(self, grants: int, rows_consumed: int, seconds_waited: float) -> None:
+        self.rows_consumed = rows_consumed
+        self.seconds_waited = seconds_waited
+        if grants and not self.left:
+            self._conductor.happened(events.CreditsGiven(self.number, grants))
+
+    def advance(self, epoch: int) -> None:
+        if not self.left:
+            self._conductor.happened(events.EpochAdvanced(self.number, epoch))
+
+    def release(self, leases: tuple[int, ...]) -> None:
+        self._conductor.release(self.session, leases)
+
+    def finish(self) -> None:
+        self._conductor.reader_left(self)
+
+    def close(self) -> None:
+        self._conductor.reader_left(self)
+        self._conductor.take_back_unfetched(self)
+
+
+class Conductor:
+    """Implements serve.backend.Backend and worker.pool.PoolListener."""
+
+    def __init__(self, settings: Settings, scratch_dir: Path) -> None:
+        self._settings = settings
+        self._scratch_dir = str(scratch_dir)
+        self._scheduler = Scheduler(settings.memory_budget)
+        self._pool: WorkerPool | None = None
+        self._forget_session: Callable[[Session], None] = lambda _session: None
+        self._started_at = time.monotonic()
+        self._datasets: dict[str, _Dataset] = {}
+        self._segments: dict[SegmentId, tuple[int, SegmentLayout]] = {}
+        self._leases: dict[int, _Lease] = {}
+        self._handles: dict[bytes, int] = {}
+        self._readers: dict[int, _Reader] = {}
+        self._names: dict[ReaderName, _Reader] = {}
+        self._next_reader = 1
+        self._schedulable: dict[int, None] = {}  # idle workers that the scheduler disposes of
+        self._loading: dict[int, instructions.Load] = {}
+        self._opening: dict[int, _Opening] = {}
+        self._openings_waiting: list[_Opening] = []
+        self._openings_by_request: dict[DatasetSpec, asyncio.Task[str]] = {}
+        self._openings_progress: dict[DatasetSpec, _Opening] = {}
+
+    def wire(self, pool: WorkerPool, forget_session: Callable[[Session], None]) -> None:
+        """Hands over what could only be made once this existed."""
+        self._pool = pool
+        self._forget_session = forget_session
+
+    # Events and instructions.
+
+    def happened(self, event: events.Event) -> None:
+        """Tells the scheduler, and does what it says."""
+        for instruction in self._scheduler.handle(event):
+            self._carry_out(instruction)
+
+    def _carry_out(self, instruction: instructions.Instruction) -> None:
+        match instruction:
+            case instructions.Load():
+                self._load(instruction)
+            case instructions.AllowBytes():
+                self._workers().answer(instruction.worker, allowed=True)
+            case instructions.AbandonLoad():
+                self._workers().answer(instruction.worker, allowed=False)
+            case instructions.Evict():
+                fd, _ = self._segments.pop(instruction.segment)
+                os.close(fd)
+            case instructions.AdmitReader():
+                self._readers[instruction.reader].outbox.put_nowait(
+                    Started(instruction.rows_per_epoch, instruction.lease_limit_bytes)
+                )
+            case instructions.RefuseReader():
+                self._readers[instruction.reader].outbox.put_nowait(
+                    BudgetError(instruction.message)
+                )
+            case instructions.Grant():
+                self._grant(instruction)
+            case instructions.FailReader():
+                reader = self._readers[instruction.reader]
+                self._datasets[reader.request.dataset_key].error = instruction.message
+                reader.outbox.put_nowait(from_code(instruction.code, instruction.message))
+                self._forget_name(reader)
+
+    def _load(self, load: instructions.Load) -> None:
+        dataset = self._datasets[load.dataset]
+        opened = dataset.opened
+        self._schedulable.pop(load.worker)
+        self._loading[load.worker] = load
+        self._workers().give(
+            load.worker,
+            messages.LoadChunk(
+                dataset=load.dataset,
+                spec=messages.describe_spec(dataset.spec),
+                snapshot=opened.snapshot,
+                allowed_roots=self._allowed_roots(),
+                scratch_dir=self._scratch_dir,
+                number=load.chunk,
+                chunk=opened.chunks[load.chunk],
+                splits=load.splits,
+            ),
+        )
+
+    def _grant(self, grant: instructions.Grant) -> None:
+        reader = self._readers[grant.reader]
+        lease = _Lease(grant.reader, reader.session, secrets.token_bytes(16), grant.segment)
+        self._leases[grant.lease] = lease
+        self._handles[lease.handle] = grant.lease
+        reader.outbox.put_nowait(
+            Granted(
+                grant.lease,
+                lease.handle,
+                grant.epoch,
+                grant.segment.chunk,
+                grant.rows.first,
+                grant.rows.rows,
+                self._segments[grant.segment][1],
+            )
+        )
+
+    # What the workers say (PoolListener).
+
+    def worker_ready(self, worker: int) -> None:
+        self._give_work(worker)
+
+    def worker_said(self, worker: int, message: messages.FromWorker, fds: list[int]) -> None:
+        match message:
+            case messages.Progress():
+                opening = self._opening[worker]
+                opening.progress = OpenProgress(
+                    message.stage, message.rows_done, message.rows_total
+                )
+                opening.changed.set()
+            case messages.Opened() | messages.SnapshotIs():
+                self._finish_opening(worker, message)
+            case messages.ExtraBytes():
+                self.happened(events.ExtraBytesWanted(worker, message.nbytes))
+            case messages.Loaded():
+                self._loaded(worker, message, fds)
+            case messages.Abandoned():
+                del self._loading[worker]
+                self._give_work(worker)
+            case messages.Failed():
+                self._failed(worker, message)
+            case _:
+                raise InternalError(f"worker {worker} said {message}")
+
+    def worker_died(self, worker: int, story: str) -> None:
+        self._schedulable.pop(worker, None)
+        self._loading.pop(worker, None)
+        opening = self._opening.pop(worker, None)
+        if opening is not None:
+            opening.attempts += 1
+            if opening.attempts < MAX_ATTEMPTS:
+                self._openings_waiting.insert(0, opening)
+            elif not opening.done.done():
+                opening.done.set_exception(
+                    ChunkFailed(
+                        f"opening the dataset killed {opening.attempts} workers; the last one "
+                        f"{story}. The daemon's log has their last words"
+                    )
+                )
+        self.happened(events.WorkerDied(worker))
+        self._use_idle_workers_for_openings()
+
+    def _loaded(self, worker: int, message: messages.Loaded, fds: list[int]) -> None:
+        load = self._loading.pop(worker)
+        dataset = self._datasets.get(load.dataset)
+        for (split, layout), fd in zip(message.segments.items(), fds, strict=True):
+            if not is_sealed(fd) or page_rounded(os.fstat(fd).st_size) != layout.nbytes:
+                raise InternalError(f"worker {worker} published a segment that is not sealed")
+            self._segments[SegmentId(load.dataset, load.chunk, split)] = (fd, layout)
+        if dataset is not None:
+            dataset.chunks_made += 1
+            dataset.rows_read += message.rows_read
+            dataset.bytes_read += message.bytes_read
+            for column, counts in message.counts.items():
+                dataset.counts[column] = _add(dataset.counts.get(column), counts)
+        sizes = {split: layout.nbytes for split, layout in message.segments.items()}
+        self.happened(events.ChunkLoaded(worker, sizes))
+        self._give_work(worker)
+
+    def _failed(self, worker: int, message: messages.Failed) -> None:
+        if worker in self._opening:
+            opening = self._opening.pop(worker)
+            if not opening.done.done():
+                opening.done.set_exception(from_code(message.code, message.message))
+        else:
+            load = self._loading.pop(worker)
+            _log.error("chunk %d of %s: %s", load.chunk, load.dataset, message.message)
+            self.happened(events.ChunkFailed(worker, message.code, message.message))
+        self._give_work(worker)
+
+    def _give_work(self, worker: int) -> None:
+        """An idle worker opens what waits to be opened, else it is the scheduler's."""
+        self._workers().done(worker)
+        if self._openings_waiting:
+            self._start_opening(worker, self._openings_waiting.pop(0))
+            return
+        self._schedulable[worker] = None
+        self.happened(events.WorkerIdle(worker))
+
+    def _start_opening(self, worker: int, opening: _Opening) -> None:
+        self._opening[worker] = opening
+        self._workers().give(worker, opening.task)
+
+    def _finish_opening(
+        self, worker: int, message: messages.Opened | messages.SnapshotIs
+    ) -> None:
+        opening = self._opening.pop(worker)
+        if not opening.done.done():
+            opening.done.set_result(message)
+        self._give_work(worker)
+
+    def _use_idle_workers_for_openings(self) -> None:
+        while self._openings_waiting and self._schedulable:
+            worker = next(iter(self._schedulable))
+            del self._schedulable[worker]
+            self.happened(events.WorkerTaken(worker))
+            self._start_opening(worker, self._openings_waiting.pop(0))
+
+    # Datasets (Backend).
+
+    async def open_dataset(
+        self, session: Session, spec: DatasetSpec, key: str
+    ) -> AsyncIterator[OpenProgress | DatasetInfo]:
+        """Opens the dataset, or joins it: clients that ask for the same share one opening."""
+        if key:
+            if key not in self._datasets or self._datasets[key].spec != spec:
+                raise DatasetNotFound(
+                    f"dataset {key} is not open any more; open it anew with FaucetClient.open()"
+                )
+            yield self._info(key)
+            return
+        task = self._openings_by_request.get(spec)
+        if task is None:
+            task = asyncio.create_task(self._open(spec))
+            self._openings_by_request[spec] = task
+            task.add_done_callback(lambda _task: self._openings_by_request.pop(spec, None))
+        while not task.done():
+            opening = self._openings_progress.get(spec)
+            if opening is None:
+                await asyncio.wait([task], timeout=0.2)
+                continue
+            opening.changed.clear()
+            changed = asyncio.ensure_future(opening.changed.wait())
+            await asyncio.wait([task, changed], return_when=asyncio.FIRST_COMPLETED)
+            changed.cancel()
+            if not task.done() and opening.progress is not None:
+                yield opening.progress
+        yield self._info(task.result())
+
+    async def _open(self, spec: DatasetSpec) -> str:
+        """The key of the dataset, which is open when this returns."""
+        joined = await self._join_open(spec)
+        if joined is not None:
+            return joined
+        described = messages.describe_spec(spec)
+        opened = await self._run(
+            spec,
+            messages.Open(
+                described, self._allowed_roots(), self._scratch_dir, os.getuid()
+            ),
+        )
+        assert isinstance(opened, messages.Opened)
+        self._check(spec, opened)
+        if opened.key not in self._datasets:
+            self._datasets[opened.key] = _Dataset(spec, opened, os.getuid())
+            self.happened(events.DatasetAdded(opened.key, _chunk_infos(opened)))
+            _log.info(
+                "opened %s as %s: %d chunks", spec.source, opened.key, len(opened.chunks)
+            )
+        return opened.key
+
+    async def _join_open(self, spec: DatasetSpec) -> str | None:
+        """The key of an open dataset of the same spec whose source has not changed since."""
+        for key, dataset in list(self._datasets.items()):
+            if dataset.spec == spec:
+                now = await self._run(
+                    spec,
+                    messages.CheckSnapshot(
+                        messages.describe_spec(spec),
+                        self._allowed_roots(),
+                        self._scratch_dir,
+                    ),
+                )
+                assert isinstance(now, messages.SnapshotIs)
+                if now.snapshot == dataset.opened.snapshot and key in self._datasets:
+                    return key
+        return None
+
+    async def _run(
+        self, spec: DatasetSpec, task: messages.Open | messages.CheckSnapshot
+    ) -> messages.Opened | messages.SnapshotIs:
+        opening = _Opening(task, asyncio.get_running_loop().create_future())
+        self._openings_progress[spec] = opening
+        self._openings_waiting.append(opening)
+        self._use_idle_workers_for_openings()
+        try:
+            return await opening.done
+        finally:
+            opening.changed.set()
+            self._openings_progress.pop(spec, None)
+
+    def _check(self, spec: DatasetSpec, opened: messages.Opened) -> None:
+        rows = sum(chunk.train_rows + chunk.eval_rows for chunk in opened.chunks)
+        if rows == 0:
+            raise SourceEmpty(f"{spec.source} has no rows that the sample and the splits keep")
+        largest = max(size for sizes in opened.segment_bytes.values() for size in sizes)
+        needed = required_bytes(largest)
+        if needed > self._settings.memory_budget:
+            raise BudgetError(
+                f"memory_budget={self._settings.memory_budget:,} bytes is too small for "
+                f"{spec.source}: its largest segment takes {largest:,} bytes (of up to "
+                f"{opened.chunk_rows:,} rows), and a reader needs two of them and a third while it "
+                f"is made, 3 x {largest:,} = {needed:,}. Raise memory_budget, or open the dataset "
+                f"with a smaller chunk_rows than {opened.chunk_rows:,}"
+            )
+
+    def _info(self, key: str) -> DatasetInfo:
+        dataset = self._datasets[key]
+        opened = dataset.opened
+        return DatasetInfo(
+            key=key,
+            rows={split: dataset.rows(split) for split in SPLITS},
+            features=opened.features,
+            labels=opened.labels,
+            passthrough=opened.passthrough,
+            weighted=opened.weighted,
+            chunks=len(opened.chunks),
+        )
+
+    def drop(self, key: str) -> tuple[str, int]:
+        """Forgets the dataset whose key begins with `key`."""
+        found = [known for known in self._datasets if key and known.startswith(key)]
+        if not found:
+            open_now = ", ".join(self._datasets) or "none"
+            raise DatasetNotFound(f"no open dataset has the key {key!r}; open are: {open_now}")
+        if len(found) > 1:
+            raise DatasetNotFound(f"{key!r} begins several keys: {', '.join(found)}")
+        (whole,) = found
+        if self._scheduler.in_use(whole):
+            users = sorted(
+                {
+                    f"{reader.request.job} (pid {reader.session.pid})"
+                    for reader in self._readers.values()
+                    if reader.request.dataset_key == whole
+                }
+            )
+            raise DatasetInUse(
+                f"dataset {whole} is in use by {', '.join(users)}: end these jobs, or let go of "
+                "the tensors that they hold, and try again"
+            )
+        freed = sum(self._scheduler.resident(whole).values())
+        self.happened(events.DatasetRemoved(whole))
+        del self._datasets[whole]
+        return whole, freed
+
+    # Readers (Backend).
+
+    def read(self, session: Session, request: ReaderRequest) -> _Reader:
+        """Starts a reader, if its name is free."""
+        if request.dataset_key not in self._datasets:
+            raise DatasetNotFound(
+                f"dataset {request.dataset_key} is not open any more; open it anew with "
+                "FaucetClient.open()"
+            )
+        reader = _Reader(self, self._next_reader, session, request)
+        other = self._names.get(reader.name)
+        if other is not None:
+            raise ReaderConflict(
+                f"job {request.job!r}, rank {request.rank}, worker {request.worker} already reads "
+                f"the {request.split} split, in process {other.session.pid}: give this run another "
+                "job= name, or close the other iterator"
+            )
+        self._next_reader += 1
+        self._readers[reader.number] = reader
+        self._names[reader.name] = reader
+        self.happened(
+            events.ReaderJoined(
+                reader=reader.number,
+                dataset=request.dataset_key,
+                split=request.split,
+                first_epoch=request.first_epoch,
+                epochs=request.epochs,
+                credits=request.credits,
+                part=request.part,
+                in_order=request.in_order,
+                seed=request.seed,
+            )
+        )
+        return reader
+
+    def reader_left(self, reader: _Reader) -> None:
+        """No more grants; what was granted stays."""
+        if reader.left:
+            return
+        self._forget_name(reader)
+        reader.outbox.put_nowait(None)
+        if self._scheduler.knows(reader.number):
+            self.happened(events.ReaderLeft(reader.number))
+        self._forget_reader_if_over(reader.number)
+
+    def take_back_unfetched(self, reader: _Reader) -> None:
+        """The stream is over: what its client never asked the memory of, it never will."""
+        self._release(
+            number
+            for number, lease in list(self._leases.items())
+            if lease.reader == reader.number and not lease.fetched
+        )
+        self._forget_reader_if_over(reader.number)
+
+    def _forget_name(self, reader: _Reader) -> None:
+        reader.left = True
+        if self._names.get(reader.name) is reader:
+            del self._names[reader.name]
+
+    def _forget_reader_if_over(self, number: int) -> None:
+        reader = self._readers.get(number)
+        if reader is not None and reader.left and not self._scheduler.knows(number):
+            del self._readers[number]
+            self._end_if_over(reader.session)
+
+    def fetch(self, session: Session, handle: bytes) -> int:
+        """See serve.backend.Backend."""
+        lease = self._leases.get(self._handles.get(handle, 0))
+        if lease is None or lease.session is not session:
+            raise AccessDenied("the handle is not one of a live grant to this session")
+        lease.fetched = True
+        return self._segments[lease.segment][0]
+
+    def release(self, session: Session, leases: tuple[int, ...]) -> None:
+        """See serve.backend.Backend.
+
+        Raises:
+            AccessDenied: a lease is not the session's. The others are released.
+        """
+        mine = [n for n in leases if n in self._leases and self._leases[n].session is session]
+        self._release(mine)
+        # A lease that is not known any more was taken back when its reader's stream ended.
+        foreign = [n for n in leases if n in self._leases]
+        if foreign:
+            raise AccessDenied(f"leases {foreign} belong to another session")
+
+    def _release(self, leases: Iterable[int]) -> None:
+        numbers = tuple(dict.fromkeys(leases))
+        if not numbers:
+            return
+        ended = [self._leases.pop(number) for number in numbers]
+        for lease in ended:
+            del self._handles[lease.handle]
+        self.happened(events.LeasesReleased(numbers))
+        for lease in ended:
+            self._forget_reader_if_over(lease.reader)
+
+    # Sessions (Backend).
+
+    def session_quiet(self, session: Session) -> None:
+        """See serve.backend.Backend."""
+        self._end_if_over(session)
+
+    def session_died(self, session: Session) -> None:
+        """See serve.backend.Backend."""
+        for reader in [r for r in self._readers.values() if r.session is session]:
+            self.reader_left(reader)
+        self._release(n for n, lease in list(self._leases.items()) if lease.session is session)
+
+    def _end_if_over(self, session: Session) -> None:
+        if session.ended or not session.said_goodbye:
+            return
+        uses = any(reader.session is session for reader in self._readers.values())
+        if not uses:
+            self._forget_session(session)
+
+    # Status (Backend).
+
+    def status(self) -> Status:
+        """See serve.backend.Backend."""
+        memory = self._scheduler.memory()
+        return Status(
+            version=__version__,
+            pid=os.getpid(),
+            uptime_s=time.monotonic() - self._started_at,
+            memory=MemoryStatus(
+                memory.budget_bytes, memory.used_bytes, memory.leased_bytes, memory.peak_bytes
+            ),
+            workers=tuple(WorkerStatus(pid, state) for pid, state in self._workers().states()),
+            datasets=tuple(self._dataset_status(key) for key in self._datasets),
+            readers=tuple(
+                self._reader_status(reader)
+                for reader in self._readers.values()
+                if not reader.left and self._scheduler.knows(reader.number)
+            ),
+        )
+
+    def _dataset_status(self, key: str) -> DatasetStatus:
+        dataset = self._datasets[key]
+        opened = dataset.opened
+        resident = self._scheduler.resident(key)
+        return DatasetStatus(
+            key=key,
+            source=str(dataset.spec.source),
+            state="failed" if dataset.error else "ready",
+            error=dataset.error,
+            train_rows=dataset.rows("train"),
+            eval_rows=dataset.rows("eval"),
+            chunks=len(opened.chunks),
+            chunks_resident=len({segment.chunk for segment in resident}),
+            chunks_made=dataset.chunks_made,
+            resident_bytes=sum(resident.values()),
+            source_rows_read=dataset.rows_read,
+            source_bytes_read=dataset.bytes_read,
+            count_rows_read=opened.count_rows_read,
+            count_bytes_read=opened.count_bytes_read,
+            counts=tuple(
+                ColumnCounts(
+                    column, counts.nulls, counts.rounded, counts.overflowed, counts.not_finite
+                )
+                for column, counts in sorted(dataset.counts.items())
+            ),
+        )
+
+    def _reader_status(self, reader: _Reader) -> ReaderStatus:
+        view = self._scheduler.reader(reader.number)
+        request = reader.request
+        return ReaderStatus(
+            job=request.job,
+            rank=request.rank,
+            worker=request.worker,
+            split=request.split,
+            dataset_key=request.dataset_key,
+            pid=reader.session.pid,
+            epoch=view.epoch,
+            rows_granted=view.rows_granted,
+            rows_consumed=reader.rows_consumed,
+            rows_per_epoch=view.rows_per_epoch,
+            seconds_waited=reader.seconds_waited,
+            leased_bytes=view.leased_bytes,
+            lease_limit_bytes=view.lease_limit_bytes,
+        )
+
+    def close(self) -> None:
+        """Closes every segment; what trainers have mapped stays theirs."""
+        for fd, _ in self._segments.values():
+            os.close(fd)
+        self._segments.clear()
+
+    def has_readers(self) -> bool:
+        """Whether a live reader is under way."""
+        return bool(self._names)
+
+    def _workers(self) -> WorkerPool:
+        assert self._pool is not None, "wire() comes before everything else"
+        return self._pool
+
+    def _allowed_roots(self) -> tuple[str, ...]:
+        return tuple(str(root) for root in self._settings.allowed_roots)
+
+
+def _rows(chunk: messages.PlannedChunk, split: Split) -> int:
+    return chunk.train_rows if split == "train" else chunk.eval_rows
+
+
+def _chunk_infos(opened: messages.Opened) -> tuple[events.ChunkInfo, ...]:
+    return tuple(
+        events.ChunkInfo(
+            lane=chunk.lane,
+            rows={split: _rows(chunk, split) for split in SPLITS if _rows(chunk, split)},
+            nbytes={
+                split: opened.segment_bytes[split][number]
+                for split in SPLITS
+                if _rows(chunk, split)
+            },
+        )
+        for number, chunk in enumerate(opened.chunks)
+    )
+
+
+def _add(total: messages.Counts | None, more: messages.Counts) -> messages.Counts:
+    if total is None:
+        return more
+    return messages.Counts(
+        nulls=total.nulls + more.nulls,
+        rounded=total.rounded + more.rounded,
+        overflowed=total.overflowed + more.overflowed,
+        not_finite=total.not_finite + more.not_finite,
+    )

@@ -1,0 +1,341 @@
+"""The daemon's settings: what they are called, what they mean, and what they are by default.
+
+`SETTINGS` describes each setting once. The command line makes a flag, a variable and a key of the
+settings file out of every entry; a value comes from the first of these that has one:
+
+    1. a flag            --memory-budget 4GiB
+    2. the environment   FAUCETD_MEMORY_BUDGET=4GiB
+    3. the settings file memory_budget = "4GiB"      (--config FILE or FAUCETD_CONFIG)
+    4. the default
+
+A value is never merged from two of them: `--allowed-roots /a` replaces the list in the file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import stat
+import tomllib
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from faucet_client.address import Address, builtin_address, parse_address
+from faucetd.errors import ConfigError
+from faucetd.machine import MemoryLimit, cpu_count, memory_limit
+from faucetd.sizes import format_size, parse_size
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+LOG_LEVELS: tuple[LogLevel, ...] = ("debug", "info", "warning", "error")
+
+VARIABLE_PREFIX = "FAUCETD_"
+CONFIG_VARIABLE = "FAUCETD_CONFIG"
+"""Names the settings file where `--config` does not."""
+
+DEFAULT_BUDGET_PERCENT = 25
+"""Trainers and warehouses' readers live on the same machine, so most of it is left to them."""
+
+MAX_BUDGET_PERCENT = 80
+"""Shared memory is charged to the daemon's cgroup, and its processes need room beside it."""
+
+MAX_DEFAULT_WORKERS = 4
+"""More workers than this pay off for few tables, and each takes memory of its own."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of one daemon, complete and of the right types.
+
+    Attributes:
+        listen: The Unix socket that clients connect to.
+        memory_budget: Bytes that prepared chunks may take in shared memory.
+        workers: Processes that read the source and make chunks.
+        allowed_roots: Folders and files under which clients may name files. They are as the person
+            wrote them: whoever compares paths with them resolves symbolic links on both sides.
+        allowed_uids: Users whose processes may connect.
+        scratch_dir: Folder for what the daemon keeps on disk: plans and materialized queries.
+        log_level: The least severe messages that are logged.
+    """
+
+    listen: Address
+    memory_budget: int
+    workers: int
+    allowed_roots: tuple[Path, ...]
+    allowed_uids: frozenset[int]
+    scratch_dir: Path
+    log_level: LogLevel
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting, for every place where it can be written.
+
+    Attributes:
+        name: Its key in the settings file, and its attribute in `Settings`.
+        parse: Reads one value, as text or as TOML has it. Raises ValueError.
+        default: Makes the default, which may depend on the machine.
+        default_text: The default, for a person.
+        metavar: What stands for a value in the help.
+        help: What it does, for a person.
+        separator: For a list, what stands between its values in the environment variable.
+        secret: Whether its value must never be shown.
+    """
+
+    name: str
+    parse: Callable[[object], object]
+    default: Callable[[], Any]
+    default_text: str
+    metavar: str
+    help: str
+    separator: str | None = None
+    secret: bool = False
+
+    @property
+    def variable(self) -> str:
+        """Its environment variable."""
+        return VARIABLE_PREFIX + self.name.upper()
+
+    @property
+    def flag(self) -> str:
+        """Its option on the command line."""
+        return "--" + self.name.replace("_", "-")
+
+    def from_toml(self, value: object) -> object:
+        """Reads the value that a settings file has.
+
+        Raises:
+            ValueError: it is not of the kind that this setting wants.
+        """
+        if self.separator is None:
+            return self.parse(value)
+        if not isinstance(value, list):
+            raise ValueError(f"{value!r} is not a list: write [ … ], also around a single value")
+        return tuple(self.parse(item) for item in value)
+
+
+def _parse_listen(value: object) -> Address:
+    try:
+        return parse_address(_text(value))
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+
+
+def _parse_budget(value: object) -> int:
+    nbytes = parse_size(value) if isinstance(value, str) else _whole_number(value)
+    if nbytes < 1:
+        raise ValueError("a budget must be at least one byte")
+    return nbytes
+
+
+def _parse_workers(value: object) -> int:
+    workers = _whole_number(value)
+    if workers < 1:
+        raise ValueError(f"at least one worker is needed, not {workers}")
+    return workers
+
+
+def _parse_uid(value: object) -> int:
+    uid = _whole_number(value)
+    if uid < 0:
+        raise ValueError(f"{uid} is not a user's number")
+    return uid
+
+
+def _parse_path(value: object) -> Path:
+    text = _text(value)
+    if not os.path.isabs(text):
+        raise ValueError(f"{text!r} is not an absolute path")
+    return Path(os.path.normpath(text))
+
+
+def _parse_log_level(value: object) -> LogLevel:
+    if value not in LOG_LEVELS:
+        raise ValueError(f"{value!r} is none of {', '.join(LOG_LEVELS)}")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not a text: write it in quotation marks")
+    return value
+
+
+def _whole_number(value: object) -> int:
+    if isinstance(value, str):
+        try:
+            return int(value)
+        except ValueError:
+            raise ValueError(f"{value!r} is not a whole number") from None
+    # A bool is an int to Python, but not to whoever wrote `workers = true`.
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{value!r} is not a whole number")
+    return value
+
+
+def default_memory_budget(limit: MemoryLimit) -> int:
+    """The default memory budget, in bytes, where `limit` binds."""
+    return limit.nbytes * DEFAULT_BUDGET_PERCENT // 100
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        name="listen",
+        parse=_parse_listen,
+        default=builtin_address,
+        default_text="$XDG_RUNTIME_DIR/faucetd/faucetd.sock, else /tmp/faucetd-UID/faucetd.sock",
+        metavar="ADDRESS",
+        help="Unix socket to listen on, as unix:///folder/faucetd.sock.",
+    ),
+    Setting(
+        name="memory_budget",
+        parse=_parse_budget,
+        default=lambda: default_memory_budget(memory_limit()),
+        default_text=(
+            f"{DEFAULT_BUDGET_PERCENT} % of the container's memory limit or of the machine's memory"
+        ),
+        metavar="SIZE",
+        help=(
+            "Shared memory for prepared chunks, such as 2GiB, 512MB or a number of bytes. At most "
+            f"{MAX_BUDGET_PERCENT} % of the memory there is."
+        ),
+    ),
+    Setting(
+        name="workers",
+        parse=_parse_workers,
+        default=lambda: min(MAX_DEFAULT_WORKERS, cpu_count()),
+        default_text=f"the number of processors, at most {MAX_DEFAULT_WORKERS}",
+        metavar="NUMBER",
+        help="Processes that read tables and make chunks.",
+    ),
+    Setting(
+        name="allowed_roots",
+        parse=_parse_path,
+        default=tuple,
+        default_text="none: every file is refused until a folder is named",
+        metavar="PATH",
+        help="Folder under which clients may open files. Repeat it for several.",
+        separator=os.pathsep,
+    ),
+    Setting(
+        name="allowed_uids",
+        parse=_parse_uid,
+        default=lambda: (os.getuid(),),
+        default_text="the daemon's own user",
+        metavar="UID",
+        help="User whose processes may connect, by number. Repeat it for several.",
+        separator=",",
+    ),
+    Setting(
+        name="scratch_dir",
+        parse=_parse_path,
+        # Not under /tmp, which often is memory itself.
+        default=lambda: Path(f"/var/tmp/faucetd-{os.getuid()}"),
+        default_text="/var/tmp/faucetd-UID",
+        metavar="PATH",
+        help="Folder on disk for plans and materialized queries; made if it is missing.",
+    ),
+    Setting(
+        name="log_level",
+        parse=_parse_log_level,
+        default=lambda: "info",
+        default_text="info",
+        metavar="LEVEL",
+        help=f"Least severe messages to log: {', '.join(LOG_LEVELS)}.",
+    ),
+)
+"""Every setting. Those of a warehouse will be a table of their own in the file, such as
+`[bigquery]`, described by a tuple like this one."""
+
+
+def make_settings(values: Mapping[str, Any]) -> Settings:
+    """The settings out of the parsed value of each, checked against this machine.
+
+    Raises:
+        ConfigError: the values do not go together, or not with this machine.
+    """
+    settings = Settings(
+        listen=values["listen"],
+        memory_budget=values["memory_budget"],
+        workers=values["workers"],
+        allowed_roots=tuple(values["allowed_roots"]),
+        allowed_uids=frozenset(values["allowed_uids"]),
+        scratch_dir=values["scratch_dir"],
+        log_level=values["log_level"],
+    )
+    check_budget(settings.memory_budget, memory_limit())
+    for root in settings.allowed_roots:
+        if not root.exists():
+            raise ConfigError(f"allowed_roots: {root} does not exist; make it, or correct the path")
+    return settings
+
+
+def check_budget(memory_budget: int, limit: MemoryLimit) -> None:
+    """Refuses a budget, in bytes, that would get the daemon killed.
+
+    Raises:
+        ConfigError: it is above the share of `limit` that shared memory may take.
+    """
+    most = limit.nbytes * MAX_BUDGET_PERCENT // 100
+    if memory_budget > most:
+        raise ConfigError(
+            f"memory_budget: {format_size(memory_budget)} ({memory_budget} bytes) is above "
+            f"{MAX_BUDGET_PERCENT} % of {limit.origin}: {MAX_BUDGET_PERCENT} % of "
+            f"{format_size(limit.nbytes)} is {format_size(most)} ({most} bytes). Shared memory "
+            "counts towards that limit, so the daemon would be killed; lower the budget or raise "
+            "the limit"
+        )
+
+
+def read_settings_file(path: Path) -> dict[str, object]:
+    """The settings that a TOML file has, parsed, by name.
+
+    Raises:
+        ConfigError: the file cannot be read, is not TOML, or has an unknown key or a wrong value.
+    """
+    try:
+        # A FIFO or a device would be read without an end.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ConfigError(f"the settings file {path} is not a regular file")
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"the settings file {path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the settings file {path} is not TOML: {error}") from None
+    known = {setting.name: setting for setting in SETTINGS}
+    values = {}
+    for key, value in document.items():
+        if key not in known:
+            kind = "table" if isinstance(value, dict) else "setting"
+            raise ConfigError(f"{path}: there is no {kind} {key!r}; {_suggestion(key, known)}")
+        try:
+            values[key] = known[key].from_toml(value)
+        except ValueError as error:
+            raise ConfigError(f"{path}: {key}: {error}") from None
+    return values
+
+
+def unknown_variables(environ: Iterable[str]) -> list[str]:
+    """A warning for each environment variable that looks like a setting and is none.
+
+    They are no errors: the variable of a newer or older version must not keep a daemon down.
+    """
+    # Compared without the prefix, which would make any two of them look alike.
+    known = [setting.name for setting in SETTINGS] + ["config"]
+    names = {name: name.removeprefix(VARIABLE_PREFIX).lower() for name in sorted(environ)}
+    return [
+        f"the environment variable {name} is not a setting; "
+        + _suggestion(key, known, lambda found: VARIABLE_PREFIX + found.upper())
+        for name, key in names.items()
+        if name.startswith(VARIABLE_PREFIX) and key not in known
+    ]
+
+
+def _suggestion(
+    name: str, known: Collection[str], written: Callable[[str], str] = lambda found: found
+) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    if near:
+        return f"did you mean {written(near[0])}?"
+    return f"there are {', '.join(written(one) for one in sorted(known))}"

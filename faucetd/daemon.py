@@ -1,0 +1,232 @@
+"""The daemon's main process: builds the parts, starts them, waits, and takes them down.
+
+It imports no torch and no warehouse's library, so that it starts at once and its RPCs never wait
+for a busy interpreter; the workers do the work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import logging
+import os
+import resource
+import shutil
+import signal
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+
+from faucet_client._version import __version__
+from faucet_client.address import Address
+from faucetd.conductor import Conductor
+from faucetd.config import Settings
+from faucetd.errors import ConfigError, LockHeld
+from faucetd.serve.handoff import HandoffServer
+from faucetd.serve.service import NOT_SERVING, SERVING, FaucetService, make_server, service_names
+from faucetd.serve.sessions import SessionTable
+from faucetd.worker.pool import WorkerPool
+
+_log = logging.getLogger(__name__)
+
+DRAIN_S = 10.0
+"""How long running readers may go on after SIGTERM."""
+
+
+def serve(settings: Settings) -> None:
+    """Serves until SIGTERM or SIGINT.
+
+    Raises:
+        LockHeld: another daemon serves this address.
+        ConfigError: the socket's folder cannot be used.
+    """
+    with _folder(settings.listen), _lock(settings.listen), _scratch(settings) as scratch_dir:
+        _raise_descriptor_limit()
+        asyncio.run(_serve(settings, scratch_dir))
+
+
+async def _serve(settings: Settings, scratch_dir: Path) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    broken: asyncio.Future[None] = loop.create_future()
+    loop.set_exception_handler(lambda _loop, context: _on_broken(broken, context))
+
+    sessions = SessionTable()
+    conductor = Conductor(settings, scratch_dir)
+    handoff = HandoffServer(
+        _listen(settings.listen.handoff_path),
+        sessions,
+        conductor,
+        lambda uid: uid in settings.allowed_uids,
+    )
+    pool = WorkerPool(settings.workers, conductor)
+    conductor.wire(pool, handoff.forget)
+    server, healths = make_server(FaucetService(sessions, conductor))
+    _bind(server, settings.listen)
+    try:
+        pool.start()
+        handoff.start()
+        await server.start()
+        for name in service_names():
+            await healths.set(name, SERVING)
+        _log.info("faucetd %s serves at %s", __version__, settings.listen)
+        await asyncio.wait(
+            [asyncio.ensure_future(stop.wait()), broken], return_when=asyncio.FIRST_COMPLETED
+        )
+        for name in service_names():
+            await healths.set(name, NOT_SERVING)
+        if stop.is_set():
+            _log.info("draining for up to %.0f s", DRAIN_S)
+            await _drained(conductor, stop)
+    finally:
+        await server.stop(grace=0.5)
+        handoff.stop()
+        pool.stop()
+        conductor.close()
+        _remove_sockets(settings.listen)
+        _log.info("stopped")
+    if broken.done():
+        broken.result()
+
+
+async def _drained(conductor: Conductor, stop: asyncio.Event) -> None:
+    """Until no reader is left, DRAIN_S have passed, or a second signal comes."""
+    stop.clear()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_S):
+            while conductor.has_readers() and not stop.is_set():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), 0.05)
+
+
+def _on_broken(broken: asyncio.Future[None], context: dict[str, object]) -> None:
+    """A callback of the loop raised: a bug, after which nothing can be promised. End, aloud."""
+    error = context.get("exception")
+    _log.critical("%s", context.get("message"), exc_info=error if error else None)  # type: ignore[arg-type]  # logging takes an exception
+    if isinstance(error, Exception) and not broken.done() and "handle" in context:
+        broken.set_exception(error)
+
+
+@contextlib.contextmanager
+def _folder(address: Address) -> Iterator[None]:
+    """Makes sure that nobody else can put sockets where ours are."""
+    try:
+        os.makedirs(address.folder, mode=0o750, exist_ok=True)
+        info = os.stat(address.folder)
+    except OSError as error:
+        raise ConfigError(f"cannot use the socket's folder {address.folder}: {error}") from None
+    if info.st_uid != os.getuid():
+        raise ConfigError(
+            f"the socket's folder {address.folder} belongs to user {info.st_uid}, not to this one "
+            f"({os.getuid()}), who could replace the socket; choose a folder of your own with "
+            "--listen unix:///folder/faucetd.sock (it is made if it does not exist)"
+        )
+    if info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ConfigError(
+            f"the socket's folder {address.folder} can be written by others (mode "
+            f"{stat.S_IMODE(info.st_mode):o}), who could replace the socket; choose a folder inside "
+            f"it, as in --listen unix://{address.folder}/faucetd/faucetd.sock"
+        )
+    yield
+
+
+@contextlib.contextmanager
+def _lock(address: Address) -> Iterator[None]:
+    """Holds the address, so that a second daemon ends at once instead of taking the sockets over.
+
+    The file stays: removing it would let two daemons lock two files of the same name.
+    """
+    fd = os.open(address.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(fd, 200).decode(errors="replace").strip() or "an unknown process"
+            raise LockHeld(
+                f"another faucetd serves {address}: {holder}; stop it, or choose another --listen"
+            ) from None
+        os.ftruncate(fd, 0)
+        os.write(fd, f"pid {os.getpid()}, faucetml {__version__}\n".encode())
+        yield
+        os.ftruncate(fd, 0)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _scratch(settings: Settings) -> Iterator[Path]:
+    """A folder that only this daemon uses; what an earlier one left there is removed."""
+    folder = settings.scratch_dir
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.stat().st_uid != os.getuid():
+            raise ConfigError(f"scratch_dir {folder} belongs to another user; choose another one")
+        mine = folder / _scratch_name(settings)
+        shutil.rmtree(mine, ignore_errors=True)
+        mine.mkdir(mode=0o700)
+    except OSError as error:
+        raise ConfigError(f"cannot use scratch_dir {folder}: {error}") from None
+    try:
+        yield mine
+    finally:
+        shutil.rmtree(mine, ignore_errors=True)
+
+
+def _scratch_name(settings: Settings) -> str:
+    """One folder an address: the address's lock makes it this daemon's own."""
+    return "daemon-" + hashlib.sha256(os.fsencode(settings.listen.path)).hexdigest()[:16]
+
+
+def _raise_descriptor_limit() -> None:
+    """Each resident segment is an open descriptor."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _listen(path: str) -> socket.socket:
+    """A listening SEQPACKET socket; the lock is held, so what lies there is a dead daemon's."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        with _socket_mode():
+            listener.bind(path)
+        listener.listen(512)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"cannot listen at {path}: {error}") from None
+    return listener
+
+
+def _bind(server: grpc.aio.Server, address: Address) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(address.path)
+    with _socket_mode():
+        try:
+            server.add_insecure_port(address.grpc_target)
+        except RuntimeError as error:
+            raise ConfigError(f"cannot listen at {address}: {error}") from None
+
+
+@contextlib.contextmanager
+def _socket_mode() -> Iterator[None]:
+    """Sockets get mode 0660: gRPC takes it from the umask, and has no other way."""
+    before = os.umask(0o117)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def _remove_sockets(address: Address) -> None:
+    for path in (address.path, address.handoff_path):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)

@@ -1,0 +1,108 @@
+"""The demo's child processes: none of them outlives the `with` block of their `Processes`.
+
+Each child leads a process group of its own. So a Ctrl-C in the terminal reaches the demo alone,
+which then ends the children in order, with whatever they started.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Self
+
+STOP_TIMEOUT_S = 10.0
+_LOG_TAIL_LINES = 15
+
+
+@dataclass(frozen=True)
+class Child:
+    """A process that was started, and the file that has what it logged."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def log_tail(self) -> str:
+        """The last lines of its log."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        return "\n".join(lines[-_LOG_TAIL_LINES:]) or "(it wrote no log)"
+
+
+class Processes:
+    """Starts Python modules as processes, and ends them when the block is left.
+
+    Args:
+        folder: Where their logs are written.
+        environ: Their environment.
+    """
+
+    def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._environ = dict(environ)
+        self._children: list[Child] = []
+
+    def start(
+        self, name: str, module: str, arguments: Sequence[str], *, piped: bool = False
+    ) -> Child:
+        """Starts `python -m module arguments`; what it prints goes to its log, or to a pipe."""
+        log = self._folder / f"{name}.log"
+        with log.open("wb") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE if piped else stderr,
+                stderr=stderr,
+                env=self._environ,
+                start_new_session=True,
+            )
+        child = Child(name, process, log)
+        self._children.append(child)
+        return child
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # The last one first: trainers before the daemon that feeds them.
+        for child in reversed(self._children):
+            _stop(child.process)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_TIMEOUT_S)
+    # Whatever it left behind in its group, and itself if it did not want to end.
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Within it, the first SIGINT, SIGTERM or SIGHUP is a KeyboardInterrupt; further ones nothing.
+
+    An impatient second Ctrl-C would otherwise interrupt the cleaning up.
+    """
+    met: list[int] = []
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        if not met:
+            met.append(number)
+            raise KeyboardInterrupt
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

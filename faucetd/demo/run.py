@@ -1,0 +1,174 @@
+"""Runs the demo: a table, a daemon, four trainers, a display. It leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import queue
+import tempfile
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from rich.console import Console
+
+from faucet_client.address import ADDRESS_VARIABLE, Address, parse_address
+from faucet_client.errors import DaemonUnreachable, FaucetError
+from faucet_client.status import Status
+from faucetd.config import VARIABLE_PREFIX
+from faucetd.demo.display import Job, daemon_lines, make_display, results_table
+from faucetd.demo.processes import Child, Processes, interruptible
+from faucetd.demo.progress import EpochEnd, Event, Failure, read_event
+from faucetd.demo.table import LATE_MINUTES, make_table
+from faucetd.probe import probe
+
+LEARNING_RATES = (0.1, 0.01, 0.001, 0.0001)
+EPOCHS = 2
+MEMORY_BUDGET = "256MiB"
+
+START_TIMEOUT_S = 30.0
+SILENCE_TIMEOUT_S = 60.0
+"""A trainer reports several times a second, once it has imported torch."""
+
+_Report = tuple[Job, Event | None]
+
+
+def run() -> None:
+    """Runs the demo.
+
+    Raises:
+        FaucetError: the daemon or a trainer failed; the message has the end of its log.
+        ModuleNotFoundError: the demo's table is not installed.
+    """
+    console = Console(highlight=False)
+    started = time.monotonic()
+    with ExitStack() as stack:
+        # In the order of their ends: first the processes, then the folder, then the signals.
+        stack.enter_context(interruptible())
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="faucetd-demo-")))
+        address = parse_address(f"{folder}/faucetd.sock")
+        processes = stack.enter_context(Processes(folder, _environ(address)))
+
+        console.print("Writing the flights of 2013 into a DuckDB file …")
+        database = folder / "flights.duckdb"
+        table_rows = make_table(database)
+        daemon = _start_daemon(processes, address, folder)
+        console.print(
+            f"Training on {table_rows:,} flights: which arrive more than {LATE_MINUTES} minutes "
+            "late?"
+        )
+        jobs = _train(processes, daemon, database, console)
+        status = _status(address)
+
+    console.print()
+    console.print(results_table(jobs, EPOCHS))
+    for line in daemon_lines(status, table_rows, len(jobs), EPOCHS):
+        console.print(line)
+    console.print(f"All of it took {time.monotonic() - started:.0f} s.\n")
+    console.print("What to try next:")
+    console.print(f"  read the script that trained   {Path(__file__).parent / 'trainer.py'}")
+    console.print("  serve your own tables          faucetd serve --allowed-roots /your/folder")
+    console.print("  watch the daemon at work       faucetd status")
+
+
+def _environ(address: Address) -> dict[str, str]:
+    # The settings of the person's own daemon are not the demo's.
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(VARIABLE_PREFIX)}
+    # Four trainers share the processors: a thread pool in each would only get in the way.
+    return {**inherited, ADDRESS_VARIABLE: str(address), "OMP_NUM_THREADS": "1"}
+
+
+def _start_daemon(processes: Processes, address: Address, folder: Path) -> Child:
+    options = {
+        "listen": str(address),
+        "memory-budget": MEMORY_BUDGET,
+        "allowed-roots": str(folder),
+        "scratch-dir": str(folder / "scratch"),
+    }
+    arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+    daemon = processes.start("daemon", "faucetd", ["serve", *arguments])
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not _serves(address):
+        if daemon.process.poll() is not None or time.monotonic() > deadline:
+            raise FaucetError(f"the demo's daemon did not start; its log:\n{daemon.log_tail()}")
+        time.sleep(0.05)
+    return daemon
+
+
+def _serves(address: Address) -> bool:
+    try:
+        return probe(address, timeout_s=1.0) == "serving"
+    except DaemonUnreachable:
+        return False
+
+
+def _train(processes: Processes, daemon: Child, database: Path, console: Console) -> list[Job]:
+    jobs = [Job(f"lr-{rate:g}", rate) for rate in LEARNING_RATES]
+    reports: queue.SimpleQueue[_Report] = queue.SimpleQueue()
+    with make_display(console, jobs, EPOCHS) as display:
+        children = {job.name: _start_trainer(processes, job, database, reports) for job in jobs}
+        silent_since = time.monotonic()
+        running = len(jobs)
+        while running:
+            try:
+                job, event = reports.get(timeout=0.5)
+            except queue.Empty:
+                if daemon.process.poll() is not None:
+                    raise FaucetError(
+                        f"the demo's daemon ended; its log:\n{daemon.log_tail()}"
+                    ) from None
+                if time.monotonic() - silent_since > SILENCE_TIMEOUT_S:
+                    raise FaucetError(
+                        f"no trainer made progress for {SILENCE_TIMEOUT_S:.0f} s; the daemon's "
+                        f"log:\n{daemon.log_tail()}"
+                    ) from None
+                continue
+            silent_since = time.monotonic()
+            if event is None:
+                _check_end(children[job.name], job)
+                running -= 1
+                continue
+            if isinstance(event, Failure):
+                raise FaucetError(f"the trainer {job.name} failed: {event.message}")
+            if isinstance(event, EpochEnd):
+                job.epochs.append(event)
+            display.update(job, event)
+    return jobs
+
+
+def _start_trainer(
+    processes: Processes, job: Job, database: Path, reports: queue.SimpleQueue[_Report]
+) -> Child:
+    arguments = ["--database", str(database), "--job", job.name]
+    arguments += ["--learning-rate", str(job.learning_rate), "--epochs", str(EPOCHS)]
+    child = processes.start(job.name, "faucetd.demo.trainer", arguments, piped=True)
+    threading.Thread(target=_forward, args=(child, job, reports), daemon=True).start()
+    return child
+
+
+def _forward(child: Child, job: Job, reports: queue.SimpleQueue[_Report]) -> None:
+    """Puts what a trainer writes into the queue, and None at its end. Runs in a thread."""
+    output = child.process.stdout
+    assert output is not None
+    with output:
+        for line in output:
+            try:
+                reports.put((job, read_event(line)))
+            except ValueError:
+                reports.put((job, Failure(f"it wrote what nobody understands: {line!r}")))
+    reports.put((job, None))
+
+
+def _check_end(child: Child, job: Job) -> None:
+    code = child.process.wait()
+    if code != 0 or len(job.epochs) != EPOCHS:
+        raise FaucetError(
+            f"the trainer {job.name} ended early, with code {code}; its log:\n{child.log_tail()}"
+        )
+
+
+def _status(address: Address) -> Status:
+    from faucet_client.session import Session
+
+    with Session.connect(address) as session:
+        return session.status()

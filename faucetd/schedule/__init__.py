@@ -1,0 +1,1 @@
+"""Schedule: from events to instructions: what to load, whom to grant what, what to evict. Pure."""

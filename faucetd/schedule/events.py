@@ -1,0 +1,151 @@
+"""What the scheduler is told. Plain values: whoever observes a thing sends its event."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from faucet_client.spec import Split
+from faucetd.schedule.parts import Part
+
+
+@dataclass(frozen=True)
+class ChunkInfo:
+    """A chunk of a dataset's plan.
+
+    Attributes:
+        lane: Chunks of one lane are cheapest loaded one after another by one worker.
+        rows: Rows of each split; splits without rows are left out.
+        nbytes: Bytes of the segment that each split will need, as far as known.
+    """
+
+    lane: int
+    rows: Mapping[Split, int]
+    nbytes: Mapping[Split, int]
+
+
+@dataclass(frozen=True)
+class DatasetAdded:
+    dataset: str
+    chunks: tuple[ChunkInfo, ...]
+
+
+@dataclass(frozen=True)
+class DatasetRemoved:
+    """Nobody may read the dataset any more. Only sent when no reader and no lease uses it."""
+
+    dataset: str
+
+
+@dataclass(frozen=True)
+class WorkerIdle:
+    """The worker has nothing to do: it is new, or has finished something."""
+
+    worker: int
+
+
+@dataclass(frozen=True)
+class WorkerTaken:
+    """An idle worker was given something else to do than to load."""
+
+    worker: int
+
+
+@dataclass(frozen=True)
+class WorkerDied:
+    """The worker's process is gone, whatever it was doing."""
+
+    worker: int
+
+
+@dataclass(frozen=True)
+class ChunkLoaded:
+    """The worker's chunk stands in sealed segments of these sizes."""
+
+    worker: int
+    nbytes: Mapping[Split, int]
+
+
+@dataclass(frozen=True)
+class ChunkFailed:
+    """The worker could not make its chunk, and trying again would not help."""
+
+    worker: int
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
+class ExtraBytesWanted:
+    """A chunk turned out larger than was reserved for it (text has no size known beforehand)."""
+
+    worker: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class ReaderJoined:
+    """A reader wants `epochs` epochs of a split, from `first_epoch` on.
+
+    Attributes:
+        in_order: Chunks must come in ascending order.
+        seed: Decides, with the epoch, which chunks the reader would rather have first.
+        credits: Grants that it can take now.
+    """
+
+    reader: int
+    dataset: str
+    split: Split
+    first_epoch: int
+    epochs: int
+    credits: int
+    part: Part = field(default_factory=Part)
+    in_order: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class CreditsGiven:
+    """The reader can take further grants."""
+
+    reader: int
+    grants: int
+
+
+@dataclass(frozen=True)
+class EpochAdvanced:
+    """The reader gives up what it has not had yet of the epochs before `epoch`."""
+
+    reader: int
+    epoch: int
+
+
+@dataclass(frozen=True)
+class LeasesReleased:
+    """The last tensors over these segments are gone, or their process is."""
+
+    leases: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ReaderLeft:
+    """No more grants. Leases stay until they are released."""
+
+    reader: int
+
+
+Event = (
+    DatasetAdded
+    | DatasetRemoved
+    | WorkerIdle
+    | WorkerTaken
+    | WorkerDied
+    | ChunkLoaded
+    | ChunkFailed
+    | ExtraBytesWanted
+    | ReaderJoined
+    | CreditsGiven
+    | EpochAdvanced
+    | LeasesReleased
+    | ReaderLeft
+)

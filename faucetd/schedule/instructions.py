@@ -1,0 +1,90 @@
+"""What the scheduler wants done. Plain values: the conductor carries them out, in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from faucet_client.spec import Split
+from faucetd.schedule.parts import RowRange
+
+
+class SegmentId(NamedTuple):
+    """One split of one chunk of one dataset: what is cached, leased and evicted."""
+
+    dataset: str
+    chunk: int
+    split: Split
+
+
+@dataclass(frozen=True)
+class Load:
+    """The worker makes the chunk; `splits` become segments, other rows are dropped."""
+
+    worker: int
+    dataset: str
+    chunk: int
+    splits: tuple[Split, ...]
+
+
+@dataclass(frozen=True)
+class AllowBytes:
+    """The worker may take the extra bytes that it asked for."""
+
+    worker: int
+
+
+@dataclass(frozen=True)
+class AbandonLoad:
+    """The worker drops what it is making: there is no room, and the chunk is tried again later."""
+
+    worker: int
+
+
+@dataclass(frozen=True)
+class Evict:
+    """Close the segment; nobody leases it."""
+
+    segment: SegmentId
+
+
+@dataclass(frozen=True)
+class AdmitReader:
+    """The reader may read; it can hold at most `lease_limit_bytes` of segments at a time."""
+
+    reader: int
+    rows_per_epoch: int
+    lease_limit_bytes: int
+
+
+@dataclass(frozen=True)
+class RefuseReader:
+    """The reader cannot be promised the memory that it needs to get on."""
+
+    reader: int
+    message: str
+
+
+@dataclass(frozen=True)
+class Grant:
+    """The reader gets rows of a segment, and a lease on it."""
+
+    lease: int
+    reader: int
+    segment: SegmentId
+    epoch: int
+    rows: RowRange
+
+
+@dataclass(frozen=True)
+class FailReader:
+    """The reader cannot finish its epoch; it has left."""
+
+    reader: int
+    code: str
+    message: str
+
+
+Instruction = (
+    Load | AllowBytes | AbandonLoad | Evict | AdmitReader | RefuseReader | Grant | FailReader
+)

@@ -1,0 +1,58 @@
+"""How the rows of a split are dealt to the parts of a job (DataLoader workers, later ranks).
+
+Rows have a position: chunk 0's come first, then chunk 1's, and so on. Positions are dealt in runs
+of `stripe_rows` to part 0, 1, …, parts - 1, 0, …: a pure function, so that no part needs to know
+of another, each row has exactly one part, and with stripes of a batch only one batch of the whole
+epoch is short. Inside a chunk the rows of a part are gathered into one interval, part 0's first:
+chunks are permuted, so which rows they are does not matter, and one interval a chunk is all that
+anybody has to remember.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class RowRange(NamedTuple):
+    """Rows [first, first + rows) of a segment."""
+
+    first: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """Part number `part` of `parts`, dealt in runs of `stripe_rows`."""
+
+    part: int = 0
+    parts: int = 1
+    stripe_rows: int = 1
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.part < self.parts and self.stripe_rows >= 1):
+            raise ValueError(f"no such part: {self}")
+
+    def rows_before(self, position: int, part: int | None = None) -> int:
+        """How many of the first `position` rows belong to `part` (default: this one)."""
+        part = self.part if part is None else part
+        rounds, rest = divmod(position, self.stripe_rows * self.parts)
+        in_round = min(max(rest - part * self.stripe_rows, 0), self.stripe_rows)
+        return rounds * self.stripe_rows + in_round
+
+    def ranges(self, chunk_rows: Sequence[int]) -> list[RowRange]:
+        """This part's rows of each chunk, given the rows of each chunk's split."""
+        if self.parts == 1:
+            return [RowRange(0, rows) for rows in chunk_rows]
+        found = []
+        start = 0
+        for rows in chunk_rows:
+            stop = start + rows
+            dealt = [
+                self.rows_before(stop, part) - self.rows_before(start, part)
+                for part in range(self.part + 1)
+            ]
+            found.append(RowRange(sum(dealt[:-1]), dealt[-1]))
+            start = stop
+        return found

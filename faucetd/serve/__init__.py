@@ -1,0 +1,1 @@
+"""Serve: RPCs and file descriptors in, events out; grants back. Knows no warehouse and no torch."""

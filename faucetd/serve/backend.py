@@ -1,0 +1,131 @@
+"""What serving needs of the rest of the daemon, and the values that pass between them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from faucet_client.layout import SegmentLayout
+from faucet_client.spec import DatasetSpec, Split
+from faucet_client.status import Status
+from faucetd.schedule.parts import Part
+from faucetd.serve.sessions import Session
+
+
+@dataclass(frozen=True)
+class OpenProgress:
+    """How far an open has come."""
+
+    stage: str
+    rows_done: int
+    rows_total: int
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """An open dataset, as the client sees it."""
+
+    key: str
+    rows: dict[Split, int]
+    features: tuple[str, ...]
+    labels: tuple[str, ...]
+    passthrough: tuple[str, ...]
+    weighted: bool
+    chunks: int
+
+
+@dataclass(frozen=True)
+class ReaderRequest:
+    """Who wants to read what."""
+
+    dataset_key: str
+    split: Split
+    job: str
+    rank: int
+    worker: int
+    first_epoch: int
+    epochs: int
+    part: Part
+    in_order: bool
+    seed: int
+    credits: int
+
+
+@dataclass(frozen=True)
+class Started:
+    """The reader may read."""
+
+    rows_per_epoch: int
+    lease_limit_bytes: int
+
+
+@dataclass(frozen=True)
+class Granted:
+    """Rows of a segment, and the handle to ask its memory with."""
+
+    lease: int
+    handle: bytes
+    epoch: int
+    chunk: int
+    first_row: int
+    rows: int
+    layout: SegmentLayout
+
+
+class ReaderStream(Protocol):
+    """The conductor's end of one reader's stream."""
+
+    async def next(self) -> Started | Granted | None:
+        """The next message for the client; None when the reader has left.
+
+        Raises:
+            FaucetError: the reader was refused, or cannot finish.
+        """
+        ...
+
+    def credit(self, grants: int, rows_consumed: int, seconds_waited: float) -> None: ...
+
+    def advance(self, epoch: int) -> None: ...
+
+    def release(self, leases: tuple[int, ...]) -> None: ...
+
+    def finish(self) -> None:
+        """No more grants. `next` gives what was granted already, then None."""
+        ...
+
+    def close(self) -> None:
+        """The stream is over, for whatever reason. Idempotent."""
+        ...
+
+
+class Backend(Protocol):
+    """The daemon, seen from its sockets. All calls come from the event loop."""
+
+    def open_dataset(
+        self, session: Session, spec: DatasetSpec, key: str
+    ) -> AsyncIterator[OpenProgress | DatasetInfo]: ...
+
+    def read(self, session: Session, request: ReaderRequest) -> ReaderStream: ...
+
+    def status(self) -> Status: ...
+
+    def drop(self, key: str) -> tuple[str, int]: ...
+
+    def fetch(self, session: Session, handle: bytes) -> int:
+        """The descriptor behind a grant; it stays the daemon's.
+
+        Raises:
+            AccessDenied: the handle is not one of a live grant to this session.
+        """
+        ...
+
+    def release(self, session: Session, leases: tuple[int, ...]) -> None: ...
+
+    def session_quiet(self, session: Session) -> None:
+        """The process has said goodbye or closed its connection, but lives."""
+        ...
+
+    def session_died(self, session: Session) -> None:
+        """The process is gone."""
+        ...

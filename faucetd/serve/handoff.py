@@ -1,0 +1,261 @@
+"""The handoff socket: peer credentials, session secrets, and descriptors of segments.
+
+Everything happens on the event loop; nothing blocks. A connection that has not said hello within
+HELLO_TIMEOUT_S is closed, and when too many wait to say it, the oldest goes: idle connections
+cannot keep a real client out.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import socket
+import struct
+from collections.abc import Callable
+
+from google.protobuf.message import DecodeError
+
+from faucet_client._version import PROTOCOL_VERSION, __version__
+from faucet_protos.v1 import handoff_pb2
+from faucetd.errors import AccessDenied, FaucetError, VersionMismatch
+from faucetd.serve.backend import Backend
+from faucetd.serve.sessions import Session, SessionTable, pidfd_names
+
+_log = logging.getLogger(__name__)
+
+HELLO_TIMEOUT_S = 5.0
+MAX_STRANGERS = 64
+"""Connections that have not said hello yet."""
+
+MAX_PACKET = 64 * 1024
+
+# asm-generic/socket.h; Python 3.13 and older have no name for it. Linux 6.5.
+_SO_PEERPIDFD = 77
+
+
+class _Connection:
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.session: Session | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.credentials: tuple[int, int] = (0, 0)
+
+
+class HandoffServer:
+    """Serves one listening SOCK_SEQPACKET socket."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        sessions: SessionTable,
+        backend: Backend,
+        may_connect: Callable[[int], bool],
+    ) -> None:
+        self._listener = listener
+        self._sessions = sessions
+        self._backend = backend
+        self._may_connect = may_connect
+        self._strangers: dict[_Connection, None] = {}  # in the order in which they came
+        self._connections: set[_Connection] = set()
+        self._pidfds: dict[int, Session] = {}
+
+    def start(self) -> None:
+        """Accepts from now on."""
+        self._listener.setblocking(False)
+        asyncio.get_running_loop().add_reader(self._listener.fileno(), self._on_connect)
+
+    def stop(self) -> None:
+        """Closes everything that this server holds."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._listener.fileno())
+        self._listener.close()
+        for connection in list(self._connections):
+            self._close(connection)
+        for pidfd in list(self._pidfds):
+            self._forget_pidfd(pidfd)
+
+    def _on_connect(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE) and self._strangers:
+                    self._close(next(iter(self._strangers)))
+                    continue
+                _log.error("cannot accept on the handoff socket: %s", error)
+                return
+            sock.setblocking(False)
+            connection = _Connection(sock)
+            loop = asyncio.get_running_loop()
+            connection.timer = loop.call_later(HELLO_TIMEOUT_S, self._close, connection)
+            self._strangers[connection] = None
+            self._connections.add(connection)
+            loop.add_reader(sock.fileno(), self._on_packet, connection)
+            if len(self._strangers) > MAX_STRANGERS:
+                self._close(next(iter(self._strangers)))
+
+    def _on_packet(self, connection: _Connection) -> None:
+        try:
+            data, fds = _receive(connection.sock)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            _log.warning("a handoff connection is closed: %s", error)
+            self._close(connection)
+            return
+        try:
+            if not data:
+                self._close(connection)
+                return
+            request = handoff_pb2.HandoffRequest.FromString(data)
+            self._answer(connection, request, fds)
+        except FaucetError as error:
+            self._reply_error(connection, error)
+            if connection.session is None:
+                self._close(connection)
+        except (OSError, DecodeError) as error:  # it does not read its replies, or sends garbage
+            _log.warning("a handoff connection is closed: %s", error)
+            self._close(connection)
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _answer(
+        self, connection: _Connection, request: handoff_pb2.HandoffRequest, fds: list[int]
+    ) -> None:
+        kind = request.WhichOneof("request")
+        session = connection.session
+        if session is None:
+            if kind != "hello":
+                raise AccessDenied("the first message of a connection must be hello")
+            self._greet(connection, request.hello, fds)
+        elif kind == "fetch":
+            fd = self._backend.fetch(session, request.fetch.handle)
+            reply = handoff_pb2.HandoffReply(segment=handoff_pb2.Segment())
+            socket.send_fds(connection.sock, [reply.SerializeToString()], [fd])
+        elif kind == "release":
+            self._backend.release(session, tuple(request.release.leases))
+        elif kind == "goodbye":
+            self._close(connection)
+        else:
+            raise AccessDenied(f"a connection in use cannot send {kind or 'an unknown message'}")
+
+    def _greet(
+        self, connection: _Connection, hello: handoff_pb2.Hello, fds: list[int]
+    ) -> None:
+        pid, uid, _ = struct.unpack(
+            "3i", connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        )
+        if not self._may_connect(uid):
+            raise AccessDenied(
+                f"user {uid} may not use this daemon; its settings name who may: allowed_uids"
+            )
+        if hello.protocol_version != PROTOCOL_VERSION:
+            raise VersionMismatch(
+                f"the client (faucetml {hello.client_version}) speaks protocol "
+                f"{hello.protocol_version}, the daemon (faucetml {__version__}) protocol "
+                f"{PROTOCOL_VERSION}; install the same version on both sides"
+            )
+        pidfd = _peer_pidfd(connection.sock, pid, fds)
+        session = Session(pid=pid, uid=uid)
+        try:
+            self._sessions.add(session)
+        except AccessDenied:
+            os.close(pidfd)
+            raise
+        connection.session = session
+        self._settle(connection)
+        self._pidfds[pidfd] = session
+        asyncio.get_running_loop().add_reader(pidfd, self._on_death, pidfd)
+        welcome = handoff_pb2.Welcome(
+            protocol_version=PROTOCOL_VERSION,
+            daemon_version=__version__,
+            session_id=session.id,
+            secret=session.secret,
+        )
+        connection.sock.send(handoff_pb2.HandoffReply(welcome=welcome).SerializeToString())
+
+    def _on_death(self, pidfd: int) -> None:
+        session = self._pidfds[pidfd]
+        self._forget_pidfd(pidfd)
+        self._sessions.remove(session)
+        for connection in [c for c in self._connections if c.session is session]:
+            connection.session = None
+            self._close(connection)
+        self._backend.session_died(session)
+
+    def forget(self, session: Session) -> None:
+        """The session has ended while its process lives: nothing of it is left to watch."""
+        self._sessions.remove(session)
+        for pidfd in [pidfd for pidfd, other in self._pidfds.items() if other is session]:
+            self._forget_pidfd(pidfd)
+
+    def _forget_pidfd(self, pidfd: int) -> None:
+        asyncio.get_running_loop().remove_reader(pidfd)
+        del self._pidfds[pidfd]
+        os.close(pidfd)
+
+    def _reply_error(self, connection: _Connection, error: FaucetError) -> None:
+        reply = handoff_pb2.HandoffReply(
+            error=handoff_pb2.Error(code=error.code, message=error.message)
+        )
+        with contextlib.suppress(OSError):  # it has gone, or does not read: it will not miss this
+            connection.sock.send(reply.SerializeToString())
+
+    def _settle(self, connection: _Connection) -> None:
+        self._strangers.pop(connection, None)
+        if connection.timer is not None:
+            connection.timer.cancel()
+
+    def _close(self, connection: _Connection) -> None:
+        if connection not in self._connections:
+            return
+        self._connections.remove(connection)
+        self._settle(connection)
+        asyncio.get_running_loop().remove_reader(connection.sock.fileno())
+        connection.sock.close()
+        session, connection.session = connection.session, None
+        if session is not None and not session.said_goodbye:
+            session.said_goodbye = True
+            self._backend.session_quiet(session)
+
+
+def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
+    item = array.array("i").itemsize
+    data, ancillary, flags, _ = sock.recvmsg(
+        MAX_PACKET, socket.CMSG_SPACE(4 * item), socket.MSG_CMSG_CLOEXEC
+    )
+    fds = array.array("i")
+    for level, kind, payload in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(payload[: len(payload) // item * item])
+    if flags & socket.MSG_TRUNC:
+        for fd in fds:
+            os.close(fd)
+        raise OSError(errno.EMSGSIZE, f"a packet of more than {MAX_PACKET} bytes")
+    return data, list(fds)
+
+
+def _peer_pidfd(sock: socket.socket, pid: int, fds: list[int]) -> int:
+    """A pidfd of the peer: from the kernel, else the one that it sent beside its hello.
+
+    Raises:
+        AccessDenied: there is none.
+    """
+    try:
+        return sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+    except OSError as error:
+        if error.errno not in (errno.ENOPROTOOPT, errno.EINVAL):
+            raise AccessDenied(f"the peer's process is gone: {error}") from None
+    if fds and pidfd_names(fds[0], pid):
+        return fds.pop(0)
+    raise AccessDenied(
+        "this kernel (older than Linux 6.5) does not tell the peer's process; hello must carry a "
+        "pidfd of it"
+    )

@@ -1,0 +1,209 @@
+"""The gRPC service: authenticates, translates, forwards. It decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, NoReturn
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from faucet_protos.v1 import faucet_pb2, faucet_pb2_grpc, handoff_pb2
+from faucetd.errors import (
+    AccessDenied,
+    BudgetError,
+    DatasetNotFound,
+    FaucetError,
+    InternalError,
+    ReaderConflict,
+    SourceError,
+    SourceForbidden,
+    SourceNotFound,
+    SpecError,
+)
+from faucetd.serve import translate
+from faucetd.serve.backend import Backend, ReaderStream
+from faucetd.serve.sessions import Session, SessionTable
+
+_log = logging.getLogger(__name__)
+
+MAX_REQUEST_BYTES = 1 * 1024 * 1024
+MAX_REPLY_BYTES = 16 * 1024 * 1024
+UNARY_DEADLINE_S = 30.0
+OPEN_DEADLINE_S = 3_600.0
+FIRST_MESSAGE_S = 10.0
+
+_STATUS = (
+    (AccessDenied, grpc.StatusCode.UNAUTHENTICATED),
+    (ReaderConflict, grpc.StatusCode.ALREADY_EXISTS),
+    (DatasetNotFound, grpc.StatusCode.NOT_FOUND),
+    (SourceNotFound, grpc.StatusCode.NOT_FOUND),
+    (SourceForbidden, grpc.StatusCode.PERMISSION_DENIED),
+    (BudgetError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (SpecError, grpc.StatusCode.INVALID_ARGUMENT),
+    (SourceError, grpc.StatusCode.FAILED_PRECONDITION),
+    (InternalError, grpc.StatusCode.INTERNAL),
+)
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class FaucetService(faucet_pb2_grpc.FaucetServicer):
+    """See faucet.proto."""
+
+    def __init__(self, sessions: SessionTable, backend: Backend) -> None:
+        self._sessions = sessions
+        self._backend = backend
+
+    async def OpenDataset(  # noqa: N802  # gRPC names it
+        self, request: faucet_pb2.OpenDatasetRequest, context: _Context
+    ) -> AsyncIterator[faucet_pb2.OpenDatasetEvent]:
+        """Opens or joins a dataset."""
+        try:
+            session = self._authenticate("OpenDataset", context)
+            spec = translate.spec_from(request.spec)
+            async with asyncio.timeout(None if context.time_remaining() is not None else OPEN_DEADLINE_S):
+                async for event in self._backend.open_dataset(session, spec, request.key):
+                    yield translate.open_event_to(event)
+        except FaucetError as error:
+            await _abort(context, error)
+        except TimeoutError:
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the server's cap was reached")
+
+    async def Read(  # noqa: N802  # gRPC names it
+        self, requests: AsyncIterator[faucet_pb2.ReaderMessage], context: _Context
+    ) -> AsyncIterator[faucet_pb2.DaemonMessage]:
+        """One reader's stream."""
+        try:
+            session = self._authenticate("Read", context)
+            stream = await self._start_reader(session, requests)
+        except FaucetError as error:
+            await _abort(context, error)
+        pump = asyncio.create_task(self._pump(requests, stream))
+        try:
+            while (message := await stream.next()) is not None:
+                yield translate.daemon_message_to(message)
+        except FaucetError as error:
+            await _abort(context, error)
+        finally:
+            pump.cancel()
+            stream.close()
+            with contextlib.suppress(asyncio.CancelledError):
+                await pump
+
+    async def GetStatus(  # noqa: N802  # gRPC names it
+        self, request: faucet_pb2.GetStatusRequest, context: _Context
+    ) -> faucet_pb2.Status:
+        """The daemon's status."""
+        async with _unary(context):
+            self._authenticate("GetStatus", context)
+            return translate.status_to(self._backend.status())
+
+    async def DropDataset(  # noqa: N802  # gRPC names it
+        self, request: faucet_pb2.DropDatasetRequest, context: _Context
+    ) -> faucet_pb2.DropDatasetReply:
+        """Forgets a dataset."""
+        async with _unary(context):
+            self._authenticate("DropDataset", context)
+            key, freed_bytes = self._backend.drop(request.key)
+            return faucet_pb2.DropDatasetReply(key=key, freed_bytes=freed_bytes)
+
+    def _authenticate(self, method: str, context: _Context) -> Session:
+        metadata = dict(context.invocation_metadata() or ())
+        token = metadata.get("faucet-session")
+        return self._sessions.authenticate(method, token if isinstance(token, str) else None)
+
+    async def _start_reader(
+        self, session: Session, requests: AsyncIterator[faucet_pb2.ReaderMessage]
+    ) -> ReaderStream:
+        try:
+            async with asyncio.timeout(FIRST_MESSAGE_S):
+                first = await anext(requests)
+        except (TimeoutError, StopAsyncIteration):
+            raise SpecError("a reader's stream must begin with `start`") from None
+        if first.WhichOneof("message") != "start":
+            raise SpecError("a reader's stream must begin with `start`")
+        return self._backend.read(session, translate.reader_request_from(first.start))
+
+    @staticmethod
+    async def _pump(
+        requests: AsyncIterator[faucet_pb2.ReaderMessage], stream: ReaderStream
+    ) -> None:
+        """Hands the client's messages on until it has no more to say."""
+        try:
+            async for request in requests:
+                match request.WhichOneof("message"):
+                    case "credit":
+                        credit = request.credit
+                        stream.credit(
+                            min(credit.grants, translate.MAX_CREDITS),
+                            credit.rows_consumed,
+                            credit.seconds_waited,
+                        )
+                    case "release":
+                        stream.release(tuple(request.release.leases))
+                    case "advance":
+                        stream.advance(request.advance.epoch)
+                    case "finish":
+                        stream.finish()
+                    case other:
+                        _log.warning("a reader sent %s; its stream ends", other)
+                        break
+        except AccessDenied as error:
+            _log.warning("a reader's stream ends: %s", error)
+        except grpc.RpcError as error:  # the stream broke; `Read` is cancelled and cleans up
+            _log.info("a reader's stream broke: %s", error)
+        stream.finish()
+
+
+@contextlib.asynccontextmanager
+async def _unary(context: _Context) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(None if context.time_remaining() is not None else UNARY_DEADLINE_S):
+            yield
+    except FaucetError as error:
+        await _abort(context, error)
+
+
+async def _abort(context: _Context, error: FaucetError) -> NoReturn:
+    status = next(
+        (status for kind, status in _STATUS if isinstance(error, kind)), grpc.StatusCode.UNKNOWN
+    )
+    detail = handoff_pb2.Error(code=error.code, message=error.message).SerializeToString()
+    await context.abort(
+        status, error.message[:512], trailing_metadata=(("faucet-error-bin", detail),)
+    )
+    raise AssertionError("abort raises")
+
+
+def make_server(service: FaucetService) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
+    """A server with health and reflection, not yet bound or started."""
+    server = grpc.aio.server(
+        options=(
+            ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+            ("grpc.max_send_message_length", MAX_REPLY_BYTES),
+            ("grpc.so_reuseport", 0),
+        )
+    )
+    faucet_pb2_grpc.add_FaucetServicer_to_server(service, server)
+    healths = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(healths, server)
+    names = faucet_pb2.DESCRIPTOR.services_by_name
+    reflection.enable_server_reflection(
+        (names["Faucet"].full_name, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+    )
+    return server, healths
+
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def service_names() -> Iterator[str]:
+    """The services whose health is told: all (the empty name), and ours."""
+    yield ""
+    yield faucet_pb2.DESCRIPTOR.services_by_name["Faucet"].full_name

@@ -1,0 +1,177 @@
+"""Between protobuf messages and the daemon's dataclasses. Nothing else happens here."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from faucet_client.layout import SegmentLayout
+from faucet_client.spec import SHUFFLES, SPLITS, DatasetSpec, DuckDBSource, ParquetSource, Split
+from faucet_client.status import Status
+from faucet_protos.v1 import faucet_pb2, spec_pb2
+from faucetd.errors import SpecError
+from faucetd.schedule.parts import Part
+from faucetd.serve.backend import DatasetInfo, Granted, OpenProgress, ReaderRequest, Started
+
+MAX_NAME = 256
+MAX_CREDITS = 64
+MAX_EPOCHS = 1_000_000
+MAX_PARTS = 4_096
+
+
+def spec_from(message: spec_pb2.DatasetSpec) -> DatasetSpec:
+    """The described dataset.
+
+    Raises:
+        SpecError: the description contradicts itself.
+    """
+    source: ParquetSource | DuckDBSource
+    match message.WhichOneof("source"):
+        case "parquet":
+            source = ParquetSource(message.parquet.path)
+        case "duckdb":
+            rows = message.duckdb.WhichOneof("rows")
+            source = DuckDBSource(
+                message.duckdb.path,
+                table=message.duckdb.table if rows == "table" else None,
+                query=message.duckdb.query if rows == "query" else None,
+            )
+        case _:
+            raise SpecError("the spec names no source that this daemon knows")
+    return DatasetSpec(
+        source=source,
+        features=(
+            message.features_struct
+            if message.WhichOneof("features") == "features_struct"
+            else tuple(message.features_list.names)
+        ),
+        labels=(
+            message.labels_struct
+            if message.WhichOneof("labels") == "labels_struct"
+            else tuple(message.labels_list.names)
+        ),
+        hash_column=message.hash_column or None,
+        sample_percent=message.sample_percent,
+        eval_percent=message.eval_percent,
+        weight_column=message.weight_column or None,
+        passthrough=tuple(message.passthrough),
+        exclude_features=tuple(message.exclude_features),
+        preprocessing=message.preprocessing,
+        chunk_rows=message.chunk_rows or None,
+    )
+
+
+def reader_request_from(message: faucet_pb2.StartReader) -> ReaderRequest:
+    """The described reader.
+
+    Raises:
+        SpecError: a number is out of its range, or a name is unknown.
+    """
+
+    def require(truth: bool, what: str) -> None:
+        if not truth:
+            raise SpecError(f"a reader cannot start: {what}")
+
+    require(message.split in SPLITS, f"split must be one of {SPLITS}, not {message.split!r}")
+    require(0 < len(message.job) <= MAX_NAME, f"job must have 1 to {MAX_NAME} characters")
+    require(message.shuffle in SHUFFLES, f"shuffle must be one of {SHUFFLES}")
+    require(1 <= message.epochs <= MAX_EPOCHS, f"epochs must be 1 to {MAX_EPOCHS}")
+    require(1 <= message.parts <= MAX_PARTS, f"parts must be 1 to {MAX_PARTS}")
+    require(message.part < message.parts, "part must be below parts")
+    require(message.stripe_rows >= 1, "stripe_rows must be at least 1")
+    require(message.credits <= MAX_CREDITS, f"credits must be at most {MAX_CREDITS}")
+    return ReaderRequest(
+        dataset_key=message.dataset_key,
+        split=cast("Split", message.split),
+        job=message.job,
+        rank=message.rank,
+        worker=message.worker,
+        first_epoch=message.first_epoch,
+        epochs=message.epochs,
+        part=Part(message.part, message.parts, message.stripe_rows),
+        in_order=message.shuffle == "none",
+        seed=message.seed,
+        credits=message.credits,
+    )
+
+
+def open_event_to(event: OpenProgress | DatasetInfo) -> faucet_pb2.OpenDatasetEvent:
+    """An event of an open."""
+    if isinstance(event, OpenProgress):
+        return faucet_pb2.OpenDatasetEvent(
+            progress=faucet_pb2.OpenProgress(
+                stage=event.stage, rows_done=event.rows_done, rows_total=event.rows_total
+            )
+        )
+    return faucet_pb2.OpenDatasetEvent(
+        opened=faucet_pb2.DatasetInfo(
+            key=event.key,
+            train_rows=event.rows["train"],
+            eval_rows=event.rows["eval"],
+            features=event.features,
+            labels=event.labels,
+            passthrough=event.passthrough,
+            weighted=event.weighted,
+            chunks=event.chunks,
+        )
+    )
+
+
+def daemon_message_to(message: Started | Granted) -> faucet_pb2.DaemonMessage:
+    """A message of a reader's stream."""
+    if isinstance(message, Started):
+        return faucet_pb2.DaemonMessage(
+            started=faucet_pb2.ReaderStarted(
+                rows_per_epoch=message.rows_per_epoch,
+                lease_limit_bytes=message.lease_limit_bytes,
+            )
+        )
+    return faucet_pb2.DaemonMessage(
+        grant=faucet_pb2.Grant(
+            lease=message.lease,
+            handle=message.handle,
+            epoch=message.epoch,
+            chunk=message.chunk,
+            first_row=message.first_row,
+            rows=message.rows,
+            layout=_layout_to(message.layout),
+        )
+    )
+
+
+def _layout_to(layout: SegmentLayout) -> faucet_pb2.SegmentLayout:
+    return faucet_pb2.SegmentLayout(
+        rows=layout.rows,
+        nbytes=layout.nbytes,
+        columns=[
+            faucet_pb2.ColumnLayout(
+                role=column.role.value,
+                name=column.name,
+                dtype=column.dtype,
+                width=column.width,
+                offset=column.offset,
+                text_offset=column.text_offset,
+                text_nbytes=column.text_nbytes,
+                valid_offset=column.valid_offset,
+            )
+            for column in layout.columns
+        ],
+    )
+
+
+def status_to(status: Status) -> faucet_pb2.Status:
+    """The daemon's status. Both sides have the same field names."""
+    return faucet_pb2.Status(
+        version=status.version,
+        pid=status.pid,
+        uptime_s=status.uptime_s,
+        memory=faucet_pb2.MemoryStatus(**vars(status.memory)),
+        workers=[faucet_pb2.WorkerStatus(**vars(worker)) for worker in status.workers],
+        datasets=[
+            faucet_pb2.DatasetStatus(
+                **vars(dataset)
+                | {"counts": [faucet_pb2.ColumnCounts(**vars(c)) for c in dataset.counts]}
+            )
+            for dataset in status.datasets
+        ],
+        readers=[faucet_pb2.ReaderStatus(**vars(reader)) for reader in status.readers],
+    )

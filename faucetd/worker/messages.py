@@ -1,0 +1,147 @@
+"""What the daemon and its workers say to each other, as typed JSON (msgspec).
+
+A task goes down, one at a time; progress and one final reply come up. File descriptors of sealed
+segments travel beside `Loaded`, in the order of its segments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import msgspec
+
+from faucet_client.layout import SegmentLayout
+from faucet_client.spec import DatasetSpec, DuckDBSource, ParquetSource, Split
+from faucetd.fetch.plan import PlannedChunk
+
+_SOURCES = {"parquet": ParquetSource, "duckdb": DuckDBSource}
+
+
+def describe_spec(spec: DatasetSpec) -> dict[str, Any]:
+    """The spec as plain data; also what the dataset's key is made from."""
+    kind = next(kind for kind, source in _SOURCES.items() if type(spec.source) is source)
+    return asdict(spec) | {"source": {"kind": kind} | asdict(spec.source)}
+
+
+def read_spec(described: dict[str, Any]) -> DatasetSpec:
+    """The inverse of `describe_spec`."""
+    source = dict(described["source"])
+    return DatasetSpec(**described | {"source": _SOURCES[source.pop("kind")](**source)})
+
+
+class Open(msgspec.Struct, frozen=True, tag=True):
+    """Resolve a spec against its source: columns, plan, exact counts, key."""
+
+    spec: dict[str, Any]
+    allowed_roots: tuple[str, ...]
+    scratch_dir: str
+    uid: int
+
+
+class CheckSnapshot(msgspec.Struct, frozen=True, tag=True):
+    """Say which snapshot the source is at now."""
+
+    spec: dict[str, Any]
+    allowed_roots: tuple[str, ...]
+    scratch_dir: str
+
+
+class LoadChunk(msgspec.Struct, frozen=True, tag=True):
+    """Make one chunk; `splits` become segments, other rows are read and dropped."""
+
+    dataset: str
+    spec: dict[str, Any]
+    snapshot: str
+    allowed_roots: tuple[str, ...]
+    scratch_dir: str
+    number: int
+    chunk: PlannedChunk
+    splits: tuple[Split, ...]
+
+
+class Allow(msgspec.Struct, frozen=True, tag=True):
+    """The answer to `ExtraBytes`: the bytes are yours, or drop the chunk."""
+
+    allowed: bool
+
+
+Task = Open | CheckSnapshot | LoadChunk
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """The worker has started."""
+
+
+class Progress(msgspec.Struct, frozen=True, tag=True):
+    """How far an `Open` has come."""
+
+    stage: str
+    rows_done: int
+    rows_total: int
+
+
+class Opened(msgspec.Struct, frozen=True, tag=True):
+    """A dataset, resolved.
+
+    `segment_bytes[split][n]` is what the segment of chunk n needs, an upper bound but for text.
+    """
+
+    key: str
+    snapshot: str
+    chunk_rows: int
+    features: tuple[str, ...]
+    labels: tuple[str, ...]
+    passthrough: tuple[str, ...]
+    weighted: bool
+    chunks: tuple[PlannedChunk, ...]
+    segment_bytes: dict[Split, tuple[int, ...]]
+    count_rows_read: int
+    count_bytes_read: int
+
+
+class SnapshotIs(msgspec.Struct, frozen=True, tag=True):
+    """The answer to `CheckSnapshot`."""
+
+    snapshot: str
+
+
+class ExtraBytes(msgspec.Struct, frozen=True, tag=True):
+    """The chunk needs more than was reserved. The worker waits for `Allow`."""
+
+    nbytes: int
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """What the conversion to float32 met in one column of one chunk."""
+
+    nulls: int = 0
+    rounded: int = 0
+    overflowed: int = 0
+    not_finite: int = 0
+
+
+class Loaded(msgspec.Struct, frozen=True, tag=True):
+    """The chunk's sealed segments; their descriptors travel beside this message."""
+
+    segments: dict[Split, SegmentLayout]
+    rows_read: int
+    bytes_read: int
+    counts: dict[str, Counts]
+
+
+class Abandoned(msgspec.Struct, frozen=True, tag=True):
+    """The chunk was dropped, as told."""
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """The task cannot be done; a code of the error tree and its message."""
+
+    code: str
+    message: str
+
+
+ToWorker = Open | CheckSnapshot | LoadChunk | Allow
+FromWorker = (
+    Ready | Progress | Opened | SnapshotIs | ExtraBytes | Loaded | Abandoned | Failed
+)

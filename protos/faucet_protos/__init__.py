@@ -1,0 +1,1 @@
+"""Code generated from protos/faucet by `make protos`; checked in, never edited."""

@@ -1,0 +1,322 @@
+from faucet_protos.v1 import spec_pb2 as _spec_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class OpenDatasetRequest(_message.Message):
+    __slots__ = ("spec", "key")
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    spec: _spec_pb2.DatasetSpec
+    key: str
+    def __init__(self, spec: _Optional[_Union[_spec_pb2.DatasetSpec, _Mapping]] = ..., key: _Optional[str] = ...) -> None: ...
+
+class OpenDatasetEvent(_message.Message):
+    __slots__ = ("progress", "opened")
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    OPENED_FIELD_NUMBER: _ClassVar[int]
+    progress: OpenProgress
+    opened: DatasetInfo
+    def __init__(self, progress: _Optional[_Union[OpenProgress, _Mapping]] = ..., opened: _Optional[_Union[DatasetInfo, _Mapping]] = ...) -> None: ...
+
+class OpenProgress(_message.Message):
+    __slots__ = ("stage", "rows_done", "rows_total")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    ROWS_DONE_FIELD_NUMBER: _ClassVar[int]
+    ROWS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    stage: str
+    rows_done: int
+    rows_total: int
+    def __init__(self, stage: _Optional[str] = ..., rows_done: _Optional[int] = ..., rows_total: _Optional[int] = ...) -> None: ...
+
+class DatasetInfo(_message.Message):
+    __slots__ = ("key", "train_rows", "eval_rows", "features", "labels", "passthrough", "weighted", "chunks")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_ROWS_FIELD_NUMBER: _ClassVar[int]
+    EVAL_ROWS_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    PASSTHROUGH_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTED_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    train_rows: int
+    eval_rows: int
+    features: _containers.RepeatedScalarFieldContainer[str]
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    passthrough: _containers.RepeatedScalarFieldContainer[str]
+    weighted: bool
+    chunks: int
+    def __init__(self, key: _Optional[str] = ..., train_rows: _Optional[int] = ..., eval_rows: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ..., labels: _Optional[_Iterable[str]] = ..., passthrough: _Optional[_Iterable[str]] = ..., weighted: _Optional[bool] = ..., chunks: _Optional[int] = ...) -> None: ...
+
+class ReaderMessage(_message.Message):
+    __slots__ = ("start", "credit", "release", "advance", "finish")
+    START_FIELD_NUMBER: _ClassVar[int]
+    CREDIT_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
+    ADVANCE_FIELD_NUMBER: _ClassVar[int]
+    FINISH_FIELD_NUMBER: _ClassVar[int]
+    start: StartReader
+    credit: Credit
+    release: Release
+    advance: AdvanceEpoch
+    finish: FinishReader
+    def __init__(self, start: _Optional[_Union[StartReader, _Mapping]] = ..., credit: _Optional[_Union[Credit, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., advance: _Optional[_Union[AdvanceEpoch, _Mapping]] = ..., finish: _Optional[_Union[FinishReader, _Mapping]] = ...) -> None: ...
+
+class StartReader(_message.Message):
+    __slots__ = ("dataset_key", "split", "job", "rank", "worker", "first_epoch", "epochs", "part", "parts", "stripe_rows", "shuffle", "seed", "credits")
+    DATASET_KEY_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_FIELD_NUMBER: _ClassVar[int]
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    FIRST_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    STRIPE_ROWS_FIELD_NUMBER: _ClassVar[int]
+    SHUFFLE_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    CREDITS_FIELD_NUMBER: _ClassVar[int]
+    dataset_key: str
+    split: str
+    job: str
+    rank: int
+    worker: int
+    first_epoch: int
+    epochs: int
+    part: int
+    parts: int
+    stripe_rows: int
+    shuffle: str
+    seed: int
+    credits: int
+    def __init__(self, dataset_key: _Optional[str] = ..., split: _Optional[str] = ..., job: _Optional[str] = ..., rank: _Optional[int] = ..., worker: _Optional[int] = ..., first_epoch: _Optional[int] = ..., epochs: _Optional[int] = ..., part: _Optional[int] = ..., parts: _Optional[int] = ..., stripe_rows: _Optional[int] = ..., shuffle: _Optional[str] = ..., seed: _Optional[int] = ..., credits: _Optional[int] = ...) -> None: ...
+
+class Credit(_message.Message):
+    __slots__ = ("grants", "rows_consumed", "seconds_waited")
+    GRANTS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_CONSUMED_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_WAITED_FIELD_NUMBER: _ClassVar[int]
+    grants: int
+    rows_consumed: int
+    seconds_waited: float
+    def __init__(self, grants: _Optional[int] = ..., rows_consumed: _Optional[int] = ..., seconds_waited: _Optional[float] = ...) -> None: ...
+
+class Release(_message.Message):
+    __slots__ = ("leases",)
+    LEASES_FIELD_NUMBER: _ClassVar[int]
+    leases: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, leases: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class AdvanceEpoch(_message.Message):
+    __slots__ = ("epoch",)
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    def __init__(self, epoch: _Optional[int] = ...) -> None: ...
+
+class FinishReader(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DaemonMessage(_message.Message):
+    __slots__ = ("started", "grant")
+    STARTED_FIELD_NUMBER: _ClassVar[int]
+    GRANT_FIELD_NUMBER: _ClassVar[int]
+    started: ReaderStarted
+    grant: Grant
+    def __init__(self, started: _Optional[_Union[ReaderStarted, _Mapping]] = ..., grant: _Optional[_Union[Grant, _Mapping]] = ...) -> None: ...
+
+class ReaderStarted(_message.Message):
+    __slots__ = ("rows_per_epoch", "lease_limit_bytes")
+    ROWS_PER_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    LEASE_LIMIT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    rows_per_epoch: int
+    lease_limit_bytes: int
+    def __init__(self, rows_per_epoch: _Optional[int] = ..., lease_limit_bytes: _Optional[int] = ...) -> None: ...
+
+class Grant(_message.Message):
+    __slots__ = ("lease", "handle", "epoch", "chunk", "first_row", "rows", "layout")
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    HANDLE_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    FIRST_ROW_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    LAYOUT_FIELD_NUMBER: _ClassVar[int]
+    lease: int
+    handle: bytes
+    epoch: int
+    chunk: int
+    first_row: int
+    rows: int
+    layout: SegmentLayout
+    def __init__(self, lease: _Optional[int] = ..., handle: _Optional[bytes] = ..., epoch: _Optional[int] = ..., chunk: _Optional[int] = ..., first_row: _Optional[int] = ..., rows: _Optional[int] = ..., layout: _Optional[_Union[SegmentLayout, _Mapping]] = ...) -> None: ...
+
+class SegmentLayout(_message.Message):
+    __slots__ = ("rows", "nbytes", "columns")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    NBYTES_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    rows: int
+    nbytes: int
+    columns: _containers.RepeatedCompositeFieldContainer[ColumnLayout]
+    def __init__(self, rows: _Optional[int] = ..., nbytes: _Optional[int] = ..., columns: _Optional[_Iterable[_Union[ColumnLayout, _Mapping]]] = ...) -> None: ...
+
+class ColumnLayout(_message.Message):
+    __slots__ = ("role", "name", "dtype", "width", "offset", "text_offset", "text_nbytes", "valid_offset")
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    TEXT_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    TEXT_NBYTES_FIELD_NUMBER: _ClassVar[int]
+    VALID_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    role: str
+    name: str
+    dtype: str
+    width: int
+    offset: int
+    text_offset: int
+    text_nbytes: int
+    valid_offset: int
+    def __init__(self, role: _Optional[str] = ..., name: _Optional[str] = ..., dtype: _Optional[str] = ..., width: _Optional[int] = ..., offset: _Optional[int] = ..., text_offset: _Optional[int] = ..., text_nbytes: _Optional[int] = ..., valid_offset: _Optional[int] = ...) -> None: ...
+
+class GetStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Status(_message.Message):
+    __slots__ = ("version", "pid", "uptime_s", "memory", "workers", "datasets", "readers")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    UPTIME_S_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    DATASETS_FIELD_NUMBER: _ClassVar[int]
+    READERS_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    pid: int
+    uptime_s: float
+    memory: MemoryStatus
+    workers: _containers.RepeatedCompositeFieldContainer[WorkerStatus]
+    datasets: _containers.RepeatedCompositeFieldContainer[DatasetStatus]
+    readers: _containers.RepeatedCompositeFieldContainer[ReaderStatus]
+    def __init__(self, version: _Optional[str] = ..., pid: _Optional[int] = ..., uptime_s: _Optional[float] = ..., memory: _Optional[_Union[MemoryStatus, _Mapping]] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., datasets: _Optional[_Iterable[_Union[DatasetStatus, _Mapping]]] = ..., readers: _Optional[_Iterable[_Union[ReaderStatus, _Mapping]]] = ...) -> None: ...
+
+class MemoryStatus(_message.Message):
+    __slots__ = ("budget_bytes", "used_bytes", "leased_bytes", "peak_bytes")
+    BUDGET_BYTES_FIELD_NUMBER: _ClassVar[int]
+    USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LEASED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PEAK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    budget_bytes: int
+    used_bytes: int
+    leased_bytes: int
+    peak_bytes: int
+    def __init__(self, budget_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., leased_bytes: _Optional[int] = ..., peak_bytes: _Optional[int] = ...) -> None: ...
+
+class WorkerStatus(_message.Message):
+    __slots__ = ("pid", "state")
+    PID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    pid: int
+    state: str
+    def __init__(self, pid: _Optional[int] = ..., state: _Optional[str] = ...) -> None: ...
+
+class DatasetStatus(_message.Message):
+    __slots__ = ("key", "source", "state", "error", "train_rows", "eval_rows", "chunks", "chunks_resident", "chunks_made", "resident_bytes", "source_rows_read", "source_bytes_read", "count_rows_read", "count_bytes_read", "counts")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_ROWS_FIELD_NUMBER: _ClassVar[int]
+    EVAL_ROWS_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_RESIDENT_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_MADE_FIELD_NUMBER: _ClassVar[int]
+    RESIDENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_ROWS_READ_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_BYTES_READ_FIELD_NUMBER: _ClassVar[int]
+    COUNT_ROWS_READ_FIELD_NUMBER: _ClassVar[int]
+    COUNT_BYTES_READ_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    source: str
+    state: str
+    error: str
+    train_rows: int
+    eval_rows: int
+    chunks: int
+    chunks_resident: int
+    chunks_made: int
+    resident_bytes: int
+    source_rows_read: int
+    source_bytes_read: int
+    count_rows_read: int
+    count_bytes_read: int
+    counts: _containers.RepeatedCompositeFieldContainer[ColumnCounts]
+    def __init__(self, key: _Optional[str] = ..., source: _Optional[str] = ..., state: _Optional[str] = ..., error: _Optional[str] = ..., train_rows: _Optional[int] = ..., eval_rows: _Optional[int] = ..., chunks: _Optional[int] = ..., chunks_resident: _Optional[int] = ..., chunks_made: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., source_rows_read: _Optional[int] = ..., source_bytes_read: _Optional[int] = ..., count_rows_read: _Optional[int] = ..., count_bytes_read: _Optional[int] = ..., counts: _Optional[_Iterable[_Union[ColumnCounts, _Mapping]]] = ...) -> None: ...
+
+class ColumnCounts(_message.Message):
+    __slots__ = ("column", "nulls", "rounded", "overflowed", "not_finite")
+    COLUMN_FIELD_NUMBER: _ClassVar[int]
+    NULLS_FIELD_NUMBER: _ClassVar[int]
+    ROUNDED_FIELD_NUMBER: _ClassVar[int]
+    OVERFLOWED_FIELD_NUMBER: _ClassVar[int]
+    NOT_FINITE_FIELD_NUMBER: _ClassVar[int]
+    column: str
+    nulls: int
+    rounded: int
+    overflowed: int
+    not_finite: int
+    def __init__(self, column: _Optional[str] = ..., nulls: _Optional[int] = ..., rounded: _Optional[int] = ..., overflowed: _Optional[int] = ..., not_finite: _Optional[int] = ...) -> None: ...
+
+class ReaderStatus(_message.Message):
+    __slots__ = ("job", "rank", "worker", "split", "dataset_key", "pid", "epoch", "rows_granted", "rows_consumed", "rows_per_epoch", "seconds_waited", "leased_bytes", "lease_limit_bytes")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_FIELD_NUMBER: _ClassVar[int]
+    DATASET_KEY_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    ROWS_GRANTED_FIELD_NUMBER: _ClassVar[int]
+    ROWS_CONSUMED_FIELD_NUMBER: _ClassVar[int]
+    ROWS_PER_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_WAITED_FIELD_NUMBER: _ClassVar[int]
+    LEASED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LEASE_LIMIT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    rank: int
+    worker: int
+    split: str
+    dataset_key: str
+    pid: int
+    epoch: int
+    rows_granted: int
+    rows_consumed: int
+    rows_per_epoch: int
+    seconds_waited: float
+    leased_bytes: int
+    lease_limit_bytes: int
+    def __init__(self, job: _Optional[str] = ..., rank: _Optional[int] = ..., worker: _Optional[int] = ..., split: _Optional[str] = ..., dataset_key: _Optional[str] = ..., pid: _Optional[int] = ..., epoch: _Optional[int] = ..., rows_granted: _Optional[int] = ..., rows_consumed: _Optional[int] = ..., rows_per_epoch: _Optional[int] = ..., seconds_waited: _Optional[float] = ..., leased_bytes: _Optional[int] = ..., lease_limit_bytes: _Optional[int] = ...) -> None: ...
+
+class DropDatasetRequest(_message.Message):
+    __slots__ = ("key",)
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    def __init__(self, key: _Optional[str] = ...) -> None: ...
+
+class DropDatasetReply(_message.Message):
+    __slots__ = ("key", "freed_bytes")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    FREED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    freed_bytes: int
+    def __init__(self, key: _Optional[str] = ..., freed_bytes: _Optional[int] = ...) -> None: ...

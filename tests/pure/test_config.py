@@ -1,0 +1,136 @@
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from faucet_client.address import parse_address
+from faucetd.config import (
+    SETTINGS,
+    Settings,
+    check_budget,
+    default_memory_budget,
+    make_settings,
+    read_settings_file,
+    unknown_variables,
+)
+from faucetd.errors import ConfigError
+from faucetd.machine import MemoryLimit
+
+GIB = 2**30
+
+
+def defaults() -> dict[str, Any]:
+    return {setting.name: setting.default() for setting in SETTINGS}
+
+
+def settings_file(folder: Path, text: str) -> Path:
+    path = folder / "faucetd.toml"
+    path.write_text(text)
+    return path
+
+
+def test_every_setting_is_described_and_in_the_order_of_settings() -> None:
+    assert [s.name for s in SETTINGS] == [field.name for field in dataclasses.fields(Settings)]
+
+
+def test_the_defaults_suit_any_machine_and_allow_nothing() -> None:
+    settings = make_settings(defaults())
+    assert settings.allowed_roots == ()
+    assert settings.allowed_uids == {os.getuid()}
+    assert 1 <= settings.workers <= 4
+    assert not settings.scratch_dir.is_relative_to("/tmp")
+
+
+def test_the_default_budget_is_a_quarter_of_what_binds() -> None:
+    assert default_memory_budget(MemoryLimit(8 * GIB, "x")) == 2 * GIB
+
+
+def test_a_budget_of_80_percent_is_taken_and_a_byte_more_is_refused_with_the_figures() -> None:
+    limit = MemoryLimit(10 * GIB, "the limit in /sys/fs/cgroup/memory.max")
+    check_budget(8 * GIB, limit)
+    with pytest.raises(ConfigError) as refusal:
+        check_budget(8 * GIB + 1, limit)
+    for figure in ("8589934593 bytes", "80 %", "10.0 GiB", "8589934592 bytes", limit.origin):
+        assert figure in str(refusal.value)
+
+
+def test_settings_with_a_budget_above_this_machines_memory_are_refused() -> None:
+    with pytest.raises(ConfigError, match="memory_budget"):
+        make_settings({**defaults(), "memory_budget": 2**60})
+
+
+def test_an_allowed_root_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    make_settings({**defaults(), "allowed_roots": (tmp_path,)})
+    with pytest.raises(ConfigError, match="gone does not exist"):
+        make_settings({**defaults(), "allowed_roots": (tmp_path / "gone",)})
+
+
+def test_a_settings_file_may_have_every_key(tmp_path: Path) -> None:
+    path = settings_file(
+        tmp_path,
+        """
+        listen = "unix:///run/f.sock"
+        memory_budget = "2GiB"
+        workers = 3
+        allowed_roots = ["/data", "/more/../other"]
+        allowed_uids = [0, 1000]
+        scratch_dir = "/scratch"
+        log_level = "debug"
+        """,
+    )
+    assert read_settings_file(path) == {
+        "listen": parse_address("/run/f.sock"),
+        "memory_budget": 2 * GIB,
+        "workers": 3,
+        "allowed_roots": (Path("/data"), Path("/other")),
+        "allowed_uids": (0, 1000),
+        "scratch_dir": Path("/scratch"),
+        "log_level": "debug",
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("memory_budgt = 1", r"no setting 'memory_budgt'; did you mean memory_budget\?"),
+        ("zzz = 1", "no setting 'zzz'; there are allowed_roots, allowed_uids, listen"),
+        ("[bigquery]\nproject = 'p'", "no table 'bigquery'"),
+        ("memory_budget = 'lots'", "memory_budget: 'lots' is not a size"),
+        ("memory_budget = 0", "memory_budget: a budget must be at least one byte"),
+        ("memory_budget = 1.5", "memory_budget: 1.5 is not a whole number"),
+        ("workers = true", "workers: True is not a whole number"),
+        ("workers = 0", "workers: at least one worker"),
+        ("allowed_roots = '/data'", r"allowed_roots: '/data' is not a list: write \["),
+        ("allowed_roots = ['data']", "allowed_roots: 'data' is not an absolute path"),
+        ("allowed_uids = [-1]", "allowed_uids: -1 is not a user's number"),
+        ("listen = 'tcp://host:1'", "listen: the address 'tcp://host:1' is not a Unix socket"),
+        ("scratch_dir = 3", "scratch_dir: 3 is not a text"),
+        ("log_level = 'loud'", "log_level: 'loud' is none of debug, info, warning, error"),
+        ("workers = = 2", "is not TOML: .*line 1"),
+        ("workers = 1\nworkers = 2", "is not TOML"),
+    ],
+)
+def test_a_wrong_line_is_refused_by_file_and_key(tmp_path: Path, line: str, complaint: str) -> None:
+    path = settings_file(tmp_path, line)
+    with pytest.raises(ConfigError, match=complaint) as refusal:
+        read_settings_file(path)
+    assert str(path) in str(refusal.value)
+
+
+def test_a_settings_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        read_settings_file(tmp_path / "none.toml")
+    with pytest.raises(ConfigError, match="not a regular file"):
+        read_settings_file(tmp_path)
+    binary = tmp_path / "binary.toml"
+    binary.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="not TOML"):
+        read_settings_file(binary)
+
+
+def test_unknown_variables_are_warned_about_and_others_are_not() -> None:
+    names = ["FAUCETD_BUDGET", "FAUCETD_WORKERS", "FAUCETD_CONFIG", "FAUCET_ADDRESS", "PATH"]
+    [warning] = unknown_variables(names)
+    assert "FAUCETD_BUDGET is not a setting; did you mean FAUCETD_MEMORY_BUDGET?" in warning

@@ -1,0 +1,414 @@
+"""The scheduler as values in, values out: single decisions first, then random histories."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from faucetd.schedule.events import (
+    ChunkFailed,
+    ChunkInfo,
+    ChunkLoaded,
+    CreditsGiven,
+    DatasetAdded,
+    DatasetRemoved,
+    EpochAdvanced,
+    Event,
+    ExtraBytesWanted,
+    LeasesReleased,
+    ReaderJoined,
+    ReaderLeft,
+    WorkerDied,
+    WorkerIdle,
+)
+from faucetd.schedule.instructions import (
+    AbandonLoad,
+    AdmitReader,
+    AllowBytes,
+    Evict,
+    FailReader,
+    Grant,
+    Instruction,
+    Load,
+    RefuseReader,
+    SegmentId,
+)
+from faucetd.schedule.parts import Part
+from faucetd.schedule.scheduler import InvalidTransition, Scheduler
+
+SIZE = 100
+
+
+def chunks(number: int, *, train: int = 80, evals: int = 20) -> tuple[ChunkInfo, ...]:
+    rows = {"train": train, "eval": evals} if evals else {"train": train}
+    return tuple(
+        ChunkInfo(lane=n // 4, rows=rows, nbytes={split: SIZE for split in rows})
+        for n in range(number)
+    )
+
+
+class World:
+    """Carries instructions out as a machine of infinite patience would."""
+
+    def __init__(self, budget: int, plan: tuple[ChunkInfo, ...], workers: int = 1) -> None:
+        self.scheduler = Scheduler(budget)
+        self.loads: dict[int, Load] = {}
+        self.grants: list[Grant] = []
+        self.evicted: list[SegmentId] = []
+        self.failed: dict[int, FailReader] = {}
+        self.refused: dict[int, RefuseReader] = {}
+        self.admitted: dict[int, AdmitReader] = {}
+        self.all_loads: list[Load] = []
+        self.send(DatasetAdded("d", plan))
+        for worker in range(workers):
+            self.send(WorkerIdle(worker))
+
+    def send(self, event: Event) -> list[Instruction]:
+        out = self.scheduler.handle(event)
+        for instruction in out:
+            match instruction:
+                case Load():
+                    self.loads[instruction.worker] = instruction
+                    self.all_loads.append(instruction)
+                case Grant():
+                    self.grants.append(instruction)
+                case Evict():
+                    self.evicted.append(instruction.segment)
+                case FailReader():
+                    self.failed[instruction.reader] = instruction
+                case RefuseReader():
+                    self.refused[instruction.reader] = instruction
+                case AdmitReader():
+                    self.admitted[instruction.reader] = instruction
+                case AbandonLoad():
+                    del self.loads[instruction.worker]
+        return out
+
+    def finish_load(self, worker: int) -> None:
+        load = self.loads.pop(worker)
+        self.send(ChunkLoaded(worker, {split: SIZE for split in load.splits}))
+        self.send(WorkerIdle(worker))
+
+    def join(self, reader: int, **wishes: object) -> None:
+        options = {"split": "train", "first_epoch": 0, "epochs": 1, "credits": 1} | wishes
+        self.send(ReaderJoined(reader, "d", **options))  # type: ignore[arg-type]  # a test's brevity
+
+
+def test_two_readers_share_one_load_of_each_chunk() -> None:
+    world = World(10_000, chunks(5))
+    world.join(1, credits=9)
+    world.join(2, credits=9)
+    while world.loads:
+        world.finish_load(0)
+    assert Counter(load.chunk for load in world.all_loads) == Counter(range(5))
+    assert sorted((g.reader, g.segment.chunk) for g in world.grants) == [
+        (reader, chunk) for reader in (1, 2) for chunk in range(5)
+    ]
+
+
+def test_a_load_keeps_the_other_split_where_there_is_room() -> None:
+    world = World(10_000, chunks(2))
+    world.join(1, credits=9)
+    assert world.all_loads[0].splits == ("train", "eval")
+    while world.loads:
+        world.finish_load(0)
+    world.join(2, split="eval", credits=9)
+    assert not world.loads
+    assert sum(g.reader == 2 for g in world.grants) == 2
+
+
+def test_a_leased_segment_is_not_evicted_and_the_next_load_waits_for_a_release() -> None:
+    world = World(3 * SIZE, chunks(9, evals=0))
+    world.join(1, credits=9)
+    for _ in range(3):
+        world.finish_load(0)
+    assert [g.reader for g in world.grants] == [1, 1]  # the floor of two; a third must wait
+    assert not world.loads  # all is leased, or wanted next
+    held = {grant.segment for grant in world.grants}
+    world.send(LeasesReleased((world.grants[0].lease,)))
+    assert world.evicted == [world.grants[0].segment]
+    assert world.grants[0].segment in held
+    assert len(world.grants) == 3
+
+
+def test_a_reader_that_the_budget_cannot_promise_two_segments_is_refused_with_figures() -> None:
+    world = World(3 * SIZE, chunks(9, evals=0))
+    world.join(1)
+    world.join(2)
+    assert 1 in world.admitted
+    assert "memory_budget=300" in world.refused[2].message
+    assert "2 segments of 100 = 200" in world.refused[2].message
+
+
+def test_leases_of_a_reader_that_left_are_counted_until_they_are_released() -> None:
+    world = World(3 * SIZE, chunks(9, evals=0), workers=1)
+    world.join(1, credits=2)
+    world.finish_load(0)
+    world.finish_load(0)
+    world.send(ReaderLeft(1))
+    assert world.scheduler.memory().leased_bytes == 2 * SIZE
+    world.join(2)
+    assert 2 in world.refused
+    world.send(LeasesReleased(tuple(g.lease for g in world.grants)))
+    assert not world.scheduler.in_use("d")
+    world.join(3)
+    assert 3 in world.admitted
+
+
+def test_a_chunk_that_kills_three_workers_fails_its_readers_and_is_tried_again_for_new_ones() -> None:
+    world = World(10_000, chunks(1))
+    world.join(1)
+    for worker in range(3):
+        assert 1 not in world.failed
+        world.send(WorkerDied(worker))
+        world.loads.clear()
+        world.send(WorkerIdle(worker + 1))
+    assert world.failed[1].code == "chunk-failed"
+    assert "killed 3 workers" in world.failed[1].message
+    assert not world.loads
+    world.join(2)
+    assert world.loads[3].chunk == 0
+
+
+def test_an_in_order_reader_gets_ascending_chunks_though_others_are_resident() -> None:
+    world = World(10_000, chunks(6))
+    world.join(1, credits=9, seed=3)
+    for _ in range(3):
+        world.finish_load(0)
+    world.join(2, credits=9, in_order=True)
+    while world.loads:
+        world.finish_load(0)
+    assert [g.segment.chunk for g in world.grants if g.reader == 2] == list(range(6))
+
+
+def test_the_order_of_chunks_varies_by_seed_and_by_epoch() -> None:
+    world = World(10_000, chunks(8))
+    world.join(0, credits=99)
+    while world.loads:
+        world.finish_load(0)
+    orders = set()
+    for reader, seed in ((1, 1), (2, 2)):
+        world.join(reader, credits=99, epochs=2, seed=seed)
+        world.send(LeasesReleased(tuple(world.scheduler.leases())))
+        for epoch in (0, 1):
+            orders.add(
+                tuple(
+                    g.segment.chunk for g in world.grants if (g.reader, g.epoch) == (reader, epoch)
+                )
+            )
+    assert len(orders) == 4
+
+
+def test_an_event_that_cannot_be_true_tells_what_happened_before() -> None:
+    world = World(10_000, chunks(1))
+    with pytest.raises(InvalidTransition, match="(?s)no lease 7.*DatasetAdded"):
+        world.send(LeasesReleased((7,)))
+
+
+def test_a_job_that_stops_after_one_chunk_has_not_read_the_whole_table() -> None:
+    world = World(1_000_000, chunks(1_000))
+    world.join(1, credits=1)
+    while world.loads:
+        world.finish_load(0)
+    assert len(world.all_loads) <= 10
+
+
+class Histories(RuleBasedStateMachine):
+    """Random histories of joins, leaves, slow and dying workers, hoarding and stopping readers."""
+
+    @initialize(
+        budget=st.integers(3, 30),
+        number=st.integers(1, 12),
+        workers=st.integers(1, 3),
+        train=st.integers(1, 7),
+        evals=st.integers(0, 3),
+    )
+    def start(self, budget: int, number: int, workers: int, train: int, evals: int) -> None:
+        self.plan = chunks(number, train=train, evals=evals)
+        self.world = World(budget * SIZE, self.plan, workers)
+        self.joined: dict[int, ReaderJoined] = {}
+        self.gone: set[int] = set()
+        self.advanced: set[tuple[int, int]] = set()
+        self.released: set[int] = set()
+        self.next_worker = workers
+        self.checked = 0
+        self.sizes: dict[SegmentId, int] = {}
+
+    @rule(
+        split=st.sampled_from(["train", "eval"]),
+        epochs=st.integers(1, 3),
+        credits=st.integers(0, 4),
+        parts=st.integers(1, 3),
+        stripe=st.integers(1, 4),
+        in_order=st.booleans(),
+        seed=st.integers(0, 5),
+    )
+    def join(self, split, epochs, credits, parts, stripe, in_order, seed) -> None:  # type: ignore[no-untyped-def]  # hypothesis passes them
+        for part in range(parts):
+            reader = len(self.joined) + 1
+            event = ReaderJoined(
+                reader, "d", split, 0, epochs, credits, Part(part, parts, stripe), in_order, seed
+            )
+            self.joined[reader] = event
+            self.world.send(event)
+
+    def _readers(self) -> list[int]:
+        return [r for r in self.world.admitted if r not in self.gone and r not in self.world.failed]
+
+    @precondition(lambda self: self._readers())
+    @rule(data=st.data(), grants=st.integers(1, 3))
+    def give_credits(self, data: st.DataObject, grants: int) -> None:
+        self.world.send(CreditsGiven(data.draw(st.sampled_from(self._readers())), grants))
+
+    @precondition(lambda self: self._readers())
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        reader = data.draw(st.sampled_from(self._readers()))
+        self.gone.add(reader)
+        self.world.send(ReaderLeft(reader))
+
+    @precondition(lambda self: self._readers())
+    @rule(data=st.data(), epoch=st.integers(1, 3))
+    def advance(self, data: st.DataObject, epoch: int) -> None:
+        reader = data.draw(st.sampled_from(self._readers()))
+        now = self.world.scheduler.reader(reader).epoch
+        self.advanced |= {(reader, skipped) for skipped in range(now, epoch)}
+        self.world.send(EpochAdvanced(reader, epoch))
+
+    @precondition(lambda self: self.world.scheduler.leases())
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        held = sorted(self.world.scheduler.leases())
+        some = data.draw(st.lists(st.sampled_from(held), min_size=1, unique=True))
+        self.world.send(LeasesReleased(tuple(some)))
+
+    @precondition(lambda self: self.world.loads)
+    @rule(data=st.data())
+    def finish_load(self, data: st.DataObject) -> None:
+        self.world.finish_load(data.draw(st.sampled_from(sorted(self.world.loads))))
+
+    @precondition(lambda self: self.world.loads)
+    @rule(data=st.data(), extra=st.integers(1, SIZE))
+    def ask_for_more(self, data: st.DataObject, extra: int) -> None:
+        worker = data.draw(st.sampled_from(sorted(self.world.loads)))
+        load = self.world.loads[worker]
+        out = self.world.send(ExtraBytesWanted(worker, extra))
+        if AllowBytes(worker) in out:
+            self.world.loads.pop(worker)
+            first, *rest = load.splits
+            sizes = {first: SIZE + extra} | {split: SIZE for split in rest}
+            self.world.send(ChunkLoaded(worker, sizes))
+        self.world.send(WorkerIdle(worker))
+
+    @precondition(lambda self: self.world.loads)
+    @rule(data=st.data())
+    def kill_worker(self, data: st.DataObject) -> None:
+        worker = data.draw(st.sampled_from(sorted(self.world.loads)))
+        del self.world.loads[worker]
+        self.world.send(WorkerDied(worker))
+        self.world.send(WorkerIdle(self.next_worker))
+        self.next_worker += 1
+
+    @precondition(lambda self: self.world.loads)
+    @rule(data=st.data())
+    def fail_chunk(self, data: st.DataObject) -> None:
+        worker = data.draw(st.sampled_from(sorted(self.world.loads)))
+        del self.world.loads[worker]
+        self.world.send(ChunkFailed(worker, "source-read", "a broken page"))
+        self.world.send(WorkerIdle(worker))
+
+    @invariant()
+    def budgets_are_kept_and_leases_are_resident(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        memory = self.world.scheduler.memory()
+        resident = self.world.scheduler.resident("d")
+        leased = {segment for _, segment in self.world.scheduler.leases().values()}
+        assert memory.used_bytes <= memory.budget_bytes
+        assert sum(resident.values()) <= memory.used_bytes
+        assert leased <= set(resident)
+        assert sum(resident[segment] for segment in leased) == memory.leased_bytes
+
+    @invariant()
+    def no_row_is_granted_twice_and_epochs_do_not_overlap(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        seen = Counter((g.reader, g.epoch, g.segment.chunk) for g in self.world.grants)
+        assert not [key for key, times in seen.items() if times > 1]
+        for reader in self.world.admitted:
+            epochs = [g.epoch for g in self.world.grants if g.reader == reader]
+            assert epochs == sorted(epochs)
+
+    def teardown(self) -> None:
+        """From wherever it stands, every reader that is still there gets all of its rows."""
+        if not hasattr(self, "world"):
+            return
+        world, scheduler = self.world, self.world.scheduler
+        for _ in range(10_000):
+            waiting = [r for r in self._readers() if self._has_rows_to_come(r)]
+            if not waiting:
+                break
+            before = len(world.grants)
+            for reader in waiting:
+                world.send(CreditsGiven(reader, 1))
+            # Readers drop all but the segment that their last batch pins.
+            last = {g.reader: g.lease for g in world.grants}
+            done = [lease for lease in scheduler.leases() if lease not in last.values()]
+            if done:
+                world.send(LeasesReleased(tuple(done)))
+            if world.loads:
+                world.finish_load(min(world.loads))
+            elif len(world.grants) == before and not done:
+                still = [r for r in self._readers() if self._has_rows_to_come(r)]
+                assert not still, f"readers {still} can never go on"
+        for reader in self._readers():
+            self._check_exact(reader)
+        for reader in self._readers():
+            world.send(ReaderLeft(reader))
+        if scheduler.leases():
+            world.send(LeasesReleased(tuple(scheduler.leases())))
+        assert scheduler.memory().leased_bytes == 0
+        while world.loads:
+            world.finish_load(min(world.loads))
+        world.send(DatasetRemoved("d"))
+        assert scheduler.memory().used_bytes == 0
+
+    def _has_rows_to_come(self, reader: int) -> bool:
+        view = self.world.scheduler.reader(reader)
+        event = self.joined[reader]
+        skipped = [epoch for r, epoch in self.advanced if r == reader and epoch < event.epochs]
+        if not skipped:
+            return view.rows_granted < view.rows_per_epoch * event.epochs
+        last = sum(
+            g.rows.rows for g in self.world.grants if (g.reader, g.epoch) == (reader, event.epochs - 1)
+        )
+        return last < view.rows_per_epoch and (reader, event.epochs - 1) not in self.advanced
+
+    def _check_exact(self, reader: int) -> None:
+        event = self.joined[reader]
+        rows = [chunk.rows.get(event.split, 0) for chunk in self.plan]
+        expected = {
+            chunk: rows for chunk, rows in enumerate(event.part.ranges(rows)) if rows.rows
+        }
+        for epoch in range(event.epochs):
+            if (reader, epoch) in self.advanced:
+                continue
+            granted = {
+                g.segment.chunk: g.rows
+                for g in self.world.grants
+                if (g.reader, g.epoch) == (reader, epoch)
+            }
+            assert granted == expected
+
+
+Histories.TestCase.settings = settings(
+    max_examples=150,
+    stateful_step_count=50,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+TestHistories = Histories.TestCase

@@ -1,0 +1,109 @@
+import dataclasses
+import json
+
+from faucet_client.status import (
+    ColumnCounts,
+    DatasetStatus,
+    MemoryStatus,
+    ReaderStatus,
+    Status,
+    WorkerStatus,
+)
+from faucetd.cli.inspect import columns, status_as_dict, status_lines
+
+DATASET = DatasetStatus(
+    key="3fa2b81c55aa00ff3fa2b81c55aa00ff",
+    source="parquet:/data/t",
+    state="ready",
+    error="",
+    train_rows=800,
+    eval_rows=200,
+    chunks=16,
+    chunks_resident=4,
+    chunks_made=20,
+    resident_bytes=4096,
+    source_rows_read=1250,
+    source_bytes_read=100_000,
+    count_rows_read=1000,
+    count_bytes_read=8000,
+    counts=(ColumnCounts("age", nulls=3, rounded=0, overflowed=0, not_finite=1),),
+)
+READER = ReaderStatus(
+    job="sweep-1",
+    rank=0,
+    worker=2,
+    split="train",
+    dataset_key=DATASET.key,
+    pid=77,
+    epoch=1,
+    rows_granted=900,
+    rows_consumed=850,
+    rows_per_epoch=800,
+    seconds_waited=0.25,
+    leased_bytes=2048,
+    lease_limit_bytes=65536,
+)
+STATUS = Status(
+    version="0.1.0",
+    pid=42,
+    uptime_s=185.9,
+    memory=MemoryStatus(2**30, 2**20, 2048, 2**21),
+    workers=(WorkerStatus(43, "idle"), WorkerStatus(44, "loading"), WorkerStatus(45, "idle")),
+    datasets=(DATASET,),
+    readers=(READER,),
+)
+EMPTY = dataclasses.replace(STATUS, workers=(), datasets=(), readers=())
+
+
+def test_the_json_has_every_figure_and_the_splits_rows_together() -> None:
+    shown = json.loads(json.dumps(status_as_dict(STATUS)))
+    assert shown["version"] == "0.1.0"
+    assert shown["memory"] == {
+        "budget_bytes": 2**30,
+        "used_bytes": 2**20,
+        "leased_bytes": 2048,
+        "peak_bytes": 2**21,
+    }
+    assert shown["workers"][1] == {"pid": 44, "state": "loading"}
+    [dataset] = shown["datasets"]
+    assert dataset["rows"] == {"train": 800, "eval": 200}
+    assert "train_rows" not in dataset
+    for field in (
+        *("key", "source", "state", "error", "chunks", "chunks_resident", "chunks_made"),
+        *("resident_bytes", "source_rows_read", "source_bytes_read"),
+        *("count_rows_read", "count_bytes_read"),
+    ):
+        assert dataset[field] == getattr(DATASET, field)
+    assert dataset["counts"] == [dataclasses.asdict(DATASET.counts[0])]
+    assert shown["readers"] == [dataclasses.asdict(READER)]
+
+
+def test_a_person_sees_sizes_in_units_and_shortened_keys() -> None:
+    text = "\n".join(status_lines(STATUS))
+    assert "process 42, up 3 min 5 s" in text
+    assert "1.00 MiB of 1.00 GiB; trainers hold 2.00 KiB; at most so far 2.00 MiB" in text
+    assert "2 idle, 1 loading" in text
+    assert "3fa2b81c55aa " in text
+    assert DATASET.key not in text
+    assert "4/16" in text
+    assert "0.2 s" in text
+    assert "\x1b" not in text
+
+
+def test_the_reason_of_a_failed_dataset_is_shown() -> None:
+    failed = dataclasses.replace(DATASET, state="failed", error="chunk 3 killed three workers")
+    status = dataclasses.replace(STATUS, datasets=(failed,))
+    assert "3fa2b81c55aa failed: chunk 3 killed three workers" in list(status_lines(status))
+
+
+def test_an_idle_daemon_says_so() -> None:
+    assert list(status_lines(EMPTY))[-1] == "No dataset is open."
+    assert list(status_lines(dataclasses.replace(STATUS, readers=())))[-1] == "Nobody reads."
+
+
+def test_columns_are_as_wide_as_their_widest_cell() -> None:
+    assert list(columns("NAME >ROWS_READ", [["a", "12"], ["long name", "1,234,567,890"]])) == [
+        "NAME           ROWS READ",
+        "a                     12",
+        "long name  1,234,567,890",
+    ]

@@ -91,8 +91,8 @@ def create_memfd(name: str, nbytes: int) -> int:
 def reserve(fd: int, nbytes: int) -> None:
     """Takes the memory for the first `nbytes` of `fd`, where it is not there yet; grows the file.
 
-    Past this, writing to these bytes cannot fail. It is no substitute for a budget: where the kernel
-    overcommits memory, or a cgroup has a limit, it may answer a shortage by killing instead.
+    Past this, writing to these bytes cannot fail. It is no substitute for a budget: a kernel that
+    overcommits memory, or a cgroup with a limit, may answer a shortage by killing instead.
 
     Raises:
         OSError: the kernel refuses so much memory.

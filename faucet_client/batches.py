@@ -23,6 +23,7 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -30,7 +31,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from faucet_client.channel import Grant, ReaderRequest, Started
+from faucet_client.channel import Grant, ReaderCall, ReaderRequest, Started
 from faucet_client.errors import (
     DaemonError,
     DaemonUnreachable,
@@ -155,7 +156,7 @@ class Batch:
 
     @property
     def valid(self) -> Mapping[str, torch.Tensor]:
-        """bool [n] each, for labels, weights and passthrough: False where the source had null."""
+        """Bool [n] each, for labels, weights and passthrough: False where the source had null."""
         try:
             return self._valid
         except AttributeError:
@@ -172,15 +173,8 @@ class Batch:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Pickling a view would ship its whole chunk.
-        own = self.clone()
-        return Batch, (
-            own._columns,
-            0,
-            len(own),
-            self.epoch,
-            self.batch_num,
-            self.batches_per_epoch,
-        )
+        rows = copy_rows([(self._columns, self._first, self._stop)])
+        return Batch, (rows, 0, rows.rows, self.epoch, self.batch_num, self.batches_per_epoch)
 
 
 @dataclass(frozen=True)
@@ -233,23 +227,83 @@ class _Run:
         self.nbytes = grant.layout.nbytes
 
 
+class _Ledger:
+    """What a reader holds, and the stream that tells the daemon when a lease has ended.
+
+    Finalizers of mapped memory hold on to this, so it must not hold on to mapped memory.
+    """
+
+    def __init__(self, call: ReaderCall) -> None:
+        self.passed_bytes = 0
+        self._call = call
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._passed: dict[int, int] = {}  # lease -> bytes: consumed, but kept by the caller
+        self._ended: set[int] = set()  # ended before it was passed
+        self._open = True
+
+    @property
+    def open(self) -> bool:
+        """Whether the stream still takes messages."""
+        return self._open
+
+    def credit(self, grants: int, rows_consumed: int, seconds_waited: float) -> None:
+        """Asks for further grants."""
+        if self._open:
+            self._call.credit(grants, rows_consumed, seconds_waited)
+
+    def advance(self, epoch: int) -> None:
+        """Gives up what has not come yet of the epochs before `epoch`."""
+        if self._open:
+            self._call.advance(epoch)
+
+    def passed(self, run: _Run) -> None:
+        """The run is consumed; from now on it is the caller's tensors that keep it."""
+        with self._lock:
+            if run.lease in self._ended:
+                self._ended.discard(run.lease)
+            else:
+                self._passed[run.lease] = run.nbytes
+                self.passed_bytes += run.nbytes
+
+    def lease_ended(self, lease: int) -> bool:
+        """The reaper's word that a mapping is gone; whether the stream could tell the daemon."""
+        with self._lock:
+            if lease in self._passed:
+                self.passed_bytes -= self._passed.pop(lease)
+            else:
+                self._ended.add(lease)
+            if self._open:
+                self._call.release((lease,))
+            return self._open
+
+    def close(self) -> None:
+        """Wants no more. Never blocks; idempotent; does nothing in a forked child."""
+        if self._pid != os.getpid():
+            return
+        with self._lock:
+            was_open, self._open = self._open, False
+        if was_open:
+            self._call.finish()
+
+    def stream_ended(self) -> None:
+        """The daemon has ended the stream."""
+        with self._lock:
+            self._open = False
+
+
 class _Feed:
-    """Pulls grants, maps them ahead, and keeps the books of what is held."""
+    """Pulls grants and maps them ahead, in a thread of its own."""
 
     def __init__(self, session: Session, request: ReaderRequest) -> None:
         self.ready: queue.SimpleQueue[_Run | FaucetError] = queue.SimpleQueue()
         self.bytes_mapped = 0
         self.largest_nbytes = 0
-        self.passed_bytes = 0
         self._session = session
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
-        self._passed: dict[int, int] = {}  # lease -> bytes: consumed, but kept by the caller
-        self._dead: set[int] = set()
-        self._open = True
         self._started: queue.SimpleQueue[Started | FaucetError] = queue.SimpleQueue()
-        self.call = session.channel.read(request)
-        keep_in_children(self.call)
+        self._call = session.channel.read(request)
+        keep_in_children(self._call)
+        self.ledger = _Ledger(self._call)
         threading.Thread(target=self._pull, name="faucet-feed", daemon=True).start()
 
     def wait_started(self) -> Started:
@@ -269,63 +323,27 @@ class _Feed:
             raise started
         return started
 
-    def take_more(self, grants: int, rows_consumed: int, seconds_waited: float) -> None:
-        """Asks for further grants."""
-        if self._open:
-            self.call.credit(grants, rows_consumed, seconds_waited)
-
-    def passed(self, run: _Run) -> None:
-        """The run is consumed; from now on it is the caller's tensors that keep it."""
-        with self._lock:
-            if run.lease in self._dead:
-                self._dead.discard(run.lease)
-            else:
-                self._passed[run.lease] = run.nbytes
-                self.passed_bytes += run.nbytes
-
-    def close(self) -> None:
-        """Wants no more. Never blocks; idempotent; does nothing in a forked child."""
-        if self._pid != os.getpid():
-            return
-        with self._lock:
-            was_open, self._open = self._open, False
-        if was_open:
-            self.call.finish()
-
-    def _lease_ended(self, lease: int, nbytes: int) -> bool:
-        """The reaper's word that a mapping is gone; whether the stream could tell the daemon."""
-        with self._lock:
-            if lease in self._passed:
-                self.passed_bytes -= self._passed.pop(lease)
-            else:
-                self._dead.add(lease)  # the trainer's thread is just about to pass it, or never will
-            if not self._open:
-                return False
-            self.call.release((lease,))
-            return True
-
     def _pull(self) -> None:
         try:
-            for message in self.call:
+            for message in self._call:
                 if isinstance(message, Started):
                     self._started.put(message)
-                elif self._open:  # else it is not fetched, and the daemon takes it back
+                elif self.ledger.open:  # else it is not fetched, and the daemon takes it back
                     self._map(message)
             end: FaucetError = IteratorError("the iterator is closed")
         except FaucetError as error:
             end = error
-        except Exception as error:
-            _log.exception("a feed failed")
+        except Exception as error:  # noqa: BLE001  # the trainer's thread raises it
             end = InternalError(f"the client's feed failed: {error!r}")
-        with self._lock:
-            self._open = False
+        self.ledger.stream_ended()
         self._started.put(end)
         self.ready.put(end)
 
     def _map(self, grant: Grant) -> None:
         fd = self._session.handoff.fetch(grant.handle)
         try:
-            columns = map_segment(self._session, fd, grant.layout, grant.lease, self._lease_ended)
+            bury = partial(self._session.bury, grant.lease, self.ledger.lease_ended)
+            columns = map_segment(fd, grant.layout, bury)
         except OSError as error:
             raise DaemonError(
                 f"a segment of {grant.layout.nbytes:,} bytes cannot be mapped: {error}; is there a "
@@ -333,6 +351,7 @@ class _Feed:
             ) from error
         finally:
             os.close(fd)
+        self._session.adopt()
         self.bytes_mapped += grant.layout.nbytes
         self.largest_nbytes = max(self.largest_nbytes, grant.layout.nbytes)
         self.ready.put(_Run(grant, columns))
@@ -352,7 +371,7 @@ class Reader:
         self.reading = reading
         self._pid = os.getpid()
         self._feed = _Feed(session, reading.request)
-        self._finalizer = weakref.finalize(self, _Feed.close, self._feed)
+        self._finalizer = weakref.finalize(self, self._feed.ledger.close)
         self._finalizer.atexit = False
         started = self._feed.wait_started()
         self.rows_per_epoch = started.rows_per_epoch
@@ -382,7 +401,11 @@ class Reader:
 
     def close(self) -> None:
         """Ends the reader. Batches that were handed out stay valid."""
-        self._feed.close()
+        self._feed.ledger.close()
+
+    def mark_forked(self) -> None:
+        """This is a forked child's copy: its next batch is an error."""
+        self._forked = True
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch, which must come after the last one that was begun.
@@ -395,12 +418,12 @@ class Reader:
                 f"epoch {epoch} was begun before; each epoch can be iterated over once"
             )
         if self._epoch is not None:
-            self._feed.call.advance(epoch)  # a no-op where the last one was read to its end
+            self._feed.ledger.advance(epoch)  # a no-op where the last one was read to its end
         self._epoch = epoch
         return self._batches_of(epoch)
 
     def _batches_of(self, epoch: int) -> Iterator[Batch]:
-        feed, size, total = self._feed, self.reading.batch_size, self.batches_per_epoch
+        ledger, size, total = self._feed.ledger, self.reading.batch_size, self.batches_per_epoch
         clone = self.reading.clone
         rows_left = self.rows_per_epoch
         number = 0
@@ -427,7 +450,7 @@ class Reader:
                     end = position + size
                     self._rows += size
                     self._batches += 1
-                    if clone or feed.passed_bytes > self._keep_bytes():
+                    if clone or ledger.passed_bytes > self._keep_bytes():
                         yield self._copied_batch((columns, position, end), epoch, number, total)
                     else:
                         yield Batch(columns, position, end, epoch, number, total)
@@ -439,7 +462,7 @@ class Reader:
                     carry.append((columns, position, stop))
                     carried = stop - position
             del columns
-            feed.passed(run)
+            ledger.passed(run)
             del run
         if rows_left < 0:
             raise InternalError(f"{-rows_left} rows too many were granted in epoch {epoch}")
@@ -452,7 +475,7 @@ class Reader:
         if self.reading.request.shuffle == "none":
             return iter(((first, stop),))
         seed = f"{self.reading.request.seed}/{run.epoch}/{run.chunk}"
-        start = first + random.Random(seed).randrange(run.rows)
+        start = first + random.Random(seed).randrange(run.rows)  # noqa: S311  # a shuffle, no secret
         return iter(((start, stop), (first, start)) if start > first else ((first, stop),))
 
     def _keep_bytes(self) -> int:
@@ -481,12 +504,12 @@ class Reader:
     def _next_run(self, epoch: int) -> _Run:
         while True:
             run = self._pop()
-            self._feed.take_more(1, self._rows, self._seconds_waited)
+            self._feed.ledger.credit(1, self._rows, self._seconds_waited)
             if run.epoch == epoch:
                 return run
             if run.epoch > epoch:
                 raise InternalError(f"epoch {run.epoch} was granted within epoch {epoch}")
-            self._feed.passed(run)  # of an epoch that was given up
+            self._feed.ledger.passed(run)  # of an epoch that was given up
 
     def _pop(self) -> _Run:
         if self._pid != os.getpid():
@@ -520,8 +543,8 @@ class Reader:
 
 
 _FORKED = (
-    "this iterator belongs to the parent process, which goes on with it; make one of its own in the "
-    "child, with dataset.batches(...)"
+    "this iterator belongs to the parent process, which goes on with it; make one of its own in "
+    "the child, with dataset.batches(...)"
 )
 
 _readers: weakref.WeakSet[Reader] = weakref.WeakSet()
@@ -529,7 +552,7 @@ _readers: weakref.WeakSet[Reader] = weakref.WeakSet()
 
 def _mark_forked() -> None:
     for reader in list(_readers):
-        reader._forked = True
+        reader.mark_forked()
 
 
 os.register_at_fork(after_in_child=_mark_forked)
@@ -652,5 +675,3 @@ class EpochIterator:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-

@@ -7,15 +7,16 @@ it; session.py sees to that.
 from __future__ import annotations
 
 import array
+import contextlib
 import hmac
 import itertools
 import os
 import queue
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 # Without this, gRPC leaves a forked child with threads that are not there and descriptors that are
 # the parent's, and every fourth DataLoader worker fails (grpc: doc/fork_support.md). It is read
@@ -23,6 +24,7 @@ from typing import Any, Protocol, cast
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "1")
 
 import grpc
+from faucet_protos.v1 import faucet_pb2, faucet_pb2_grpc, handoff_pb2, spec_pb2
 
 from faucet_client._version import PROTOCOL_VERSION, __version__
 from faucet_client.address import Address, why_unreachable
@@ -43,7 +45,6 @@ from faucet_client.status import (
     Status,
     WorkerStatus,
 )
-from faucet_protos.v1 import faucet_pb2, faucet_pb2_grpc, handoff_pb2, spec_pb2
 
 CONNECT_TIMEOUT_S = 5.0
 CALL_TIMEOUT_S = 10.0
@@ -144,9 +145,7 @@ class Handoff:
                 self._sock.connect(address.handoff_path)
             except OSError:
                 raise DaemonUnreachable(why_unreachable(address)) from None
-            hello = handoff_pb2.Hello(
-                protocol_version=PROTOCOL_VERSION, client_version=__version__
-            )
+            hello = handoff_pb2.Hello(protocol_version=PROTOCOL_VERSION, client_version=__version__)
             try:
                 reply, _ = self._ask(handoff_pb2.HandoffRequest(hello=hello), self._own_pidfd())
             except DaemonLost as error:
@@ -180,19 +179,15 @@ class Handoff:
 
     def release(self, leases: tuple[int, ...]) -> None:
         """Ends leases whose reader's stream has ended before them."""
-        message = handoff_pb2.HandoffRequest(
-            release=handoff_pb2.ReleaseLeases(leases=leases)
-        )
+        message = handoff_pb2.HandoffRequest(release=handoff_pb2.ReleaseLeases(leases=leases))
         with self._lock:
             self._send(message)
 
     def goodbye(self) -> None:
         """Ends the session as soon as nothing of it is left, and closes the connection."""
         with self._lock:
-            try:
+            with contextlib.suppress(DaemonLost):  # then the session has ended already
                 self._send(handoff_pb2.HandoffRequest(goodbye=handoff_pb2.Goodbye()))
-            except DaemonLost:
-                pass  # then the session has ended already
             self._sock.close()
 
     def _own_pidfd(self) -> int | None:
@@ -236,10 +231,7 @@ class Handoff:
             raise DaemonLost(f"the daemon at {self._address} went away: {error}") from None
 
 
-class ProgressListener(Protocol):
-    """Is told how an open goes on."""
-
-    def __call__(self, progress: OpenProgress) -> None: ...
+ProgressListener = Callable[[OpenProgress], None]
 
 
 class Channel:
@@ -283,12 +275,12 @@ class Channel:
                         OpenProgress(progress.stage, progress.rows_done, progress.rows_total)
                     )
         except grpc.RpcError as error:
-            raise self._translated(error) from None
+            raise _translated(error, self._address) from None
         raise DaemonError("the daemon ended an open without a dataset")
 
     def read(self, request: ReaderRequest) -> ReaderCall:
         """Starts a reader's stream. Errors come with its first message."""
-        return ReaderCall(self, self._stub, self._token("Read"), request)
+        return ReaderCall(self._address, self._stub, self._token("Read"), request)
 
     def status(self) -> Status:
         """What the daemon says of itself."""
@@ -299,7 +291,7 @@ class Channel:
                 timeout=CALL_TIMEOUT_S,
             )
         except grpc.RpcError as error:
-            raise self._translated(error) from None
+            raise _translated(error, self._address) from None
         return _status_from(reply)
 
     def drop(self, key: str) -> tuple[str, int]:
@@ -311,7 +303,7 @@ class Channel:
                 timeout=CALL_TIMEOUT_S,
             )
         except grpc.RpcError as error:
-            raise self._translated(error) from None
+            raise _translated(error, self._address) from None
         return reply.key, reply.freed_bytes
 
     def close(self) -> None:
@@ -323,35 +315,18 @@ class Channel:
         mac = hmac.digest(self._secret, f"{method}.{number}".encode(), "sha256").hex()
         return (("faucet-session", f"{self._session_id}.{number}.{mac}"),)
 
-    def _translated(self, error: grpc.RpcError) -> FaucetError:
-        """The daemon's own error where it sent one, else what gRPC's code means here."""
-        call = cast("grpc.Call", error)
-        for name, value in call.trailing_metadata() or ():
-            if name == "faucet-error-bin":
-                detail = handoff_pb2.Error.FromString(cast("bytes", value))
-                return from_code(detail.code, detail.message)
-        code = call.code()
-        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
-            return DaemonLost(
-                f"the daemon at {self._address} went away ({call.details()}); batches that were "
-                "handed out stay valid. Start it again with `faucetd serve`"
-            )
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return DaemonUnreachable(f"the daemon at {self._address} did not answer in time")
-        return DaemonError(f"the daemon at {self._address} answered {code}: {call.details()}")
-
 
 class ReaderCall:
     """One reader's stream. Iterating blocks; sending never does."""
 
     def __init__(
         self,
-        channel: Channel,
+        address: Address,
         stub: faucet_pb2_grpc.FaucetStub,
         token: tuple[tuple[str, str], ...],
         request: ReaderRequest,
     ) -> None:
-        self._channel = channel
+        self._address = address
         self._requests: queue.SimpleQueue[faucet_pb2.ReaderMessage | None] = queue.SimpleQueue()
         self._requests.put(faucet_pb2.ReaderMessage(start=_start_to(request)))
         self._call = stub.Read(self._sent(), metadata=token)
@@ -367,11 +342,9 @@ class ReaderCall:
                 if message.WhichOneof("message") == "grant":
                     yield _grant_from(message.grant)
                 else:
-                    yield Started(
-                        message.started.rows_per_epoch, message.started.lease_limit_bytes
-                    )
+                    yield Started(message.started.rows_per_epoch, message.started.lease_limit_bytes)
         except grpc.RpcError as error:
-            raise self._channel._translated(error) from None
+            raise _translated(error, self._address) from None
 
     def credit(self, grants: int, rows_consumed: int, seconds_waited: float) -> None:
         """Takes further grants, and tells how far the reader is."""
@@ -405,6 +378,24 @@ class ReaderCall:
     def _sent(self) -> Iterator[faucet_pb2.ReaderMessage]:
         while (message := self._requests.get()) is not None:
             yield message
+
+
+def _translated(error: grpc.RpcError, address: Address) -> FaucetError:
+    """The daemon's own error where it sent one, else what gRPC's code means here."""
+    call = cast("grpc.Call", error)
+    for name, value in call.trailing_metadata() or ():
+        if name == "faucet-error-bin":
+            detail = handoff_pb2.Error.FromString(cast("bytes", value))
+            return from_code(detail.code, detail.message)
+    code = call.code()
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+        return DaemonLost(
+            f"the daemon at {address} went away ({call.details()}); batches that were "
+            "handed out stay valid. Start it again with `faucetd serve`"
+        )
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return DaemonUnreachable(f"the daemon at {address} did not answer in time")
+    return DaemonError(f"the daemon at {address} answered {code}: {call.details()}")
 
 
 def _spec_to(spec: DatasetSpec) -> spec_pb2.DatasetSpec:
@@ -474,9 +465,7 @@ def _grant_from(message: faucet_pb2.Grant) -> Grant:
                     offset=column.offset,
                     text_offset=column.text_offset,
                     text_nbytes=column.text_nbytes,
-                    valid_offset=(
-                        column.valid_offset if column.HasField("valid_offset") else None
-                    ),
+                    valid_offset=(column.valid_offset if column.HasField("valid_offset") else None),
                 )
                 for column in layout.columns
             ),
@@ -503,4 +492,3 @@ def _status_from(message: faucet_pb2.Status) -> Status:
         ),
         readers=tuple(ReaderStatus(**fields(reader)) for reader in message.readers),
     )
-

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -27,6 +28,35 @@ from faucet_client.spec import SHUFFLES, SPLITS, DatasetSpec, Split
 from faucet_client.status import Status
 
 _MAX_SEED = 2**64
+_MAX_NAME = 256
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How somebody wants to read; see `Dataset.epochs` for each."""
+
+    split: Split
+    batch_size: int
+    epochs: int
+    shuffle: str
+    seed: int
+    job: str | None
+    drop_last: bool
+
+
+@dataclass(frozen=True)
+class Share:
+    """A DataLoader worker's share of a reading: batches `worker`, `worker + workers`, ….
+
+    Attributes:
+        first_epoch: The number of the first epoch.
+        clone: Whether batches are copied, so that they can be sent to another process.
+    """
+
+    worker: int = 0
+    workers: int = 1
+    first_epoch: int = 0
+    clone: bool = False
 
 
 class FaucetClient:
@@ -148,8 +178,8 @@ class Dataset:
             ReaderConflict: a live reader of the same job reads this split.
             BudgetError: the daemon has no memory for another reader.
         """
-        reading = self._reading(split, count, batch_size, shuffle, seed, job, drop_last)
-        return EpochIterator(self._reader(reading))
+        wish = Wish(split, batch_size, count, shuffle, seed, job, drop_last)
+        return EpochIterator(self.read(wish))
 
     def batches(
         self,
@@ -163,71 +193,68 @@ class Dataset:
         drop_last: bool = False,
     ) -> BatchIterator:
         """The batches of one or more epochs of a split, in a row. Arguments: see `epochs`."""
-        reading = self._reading(split, epochs, batch_size, shuffle, seed, job, drop_last)
-        return BatchIterator(self._reader(reading))
+        wish = Wish(split, batch_size, epochs, shuffle, seed, job, drop_last)
+        return BatchIterator(self.read(wish))
 
-    def _reader(self, reading: Reading) -> Reader:
+    def read(self, wish: Wish, share: Share | None = None) -> Reader:
+        """What `epochs` and `batches` stand on: a reader of the rows that are wished for.
+
+        Raises:
+            FaucetError: see `epochs`.
+        """
+        share = share or Share()
+        self.check(wish)
         session = self._client.session()
         if self._opened_in != os.getpid():
             # This process's session has not opened the dataset: join it, and only it.
             session.channel.open_dataset(self.spec, self.info.key, None)
             self._opened_in = os.getpid()
-        return Reader(session, reading)
-
-    def _reading(
-        self,
-        split: Split,
-        epochs: int,
-        batch_size: int,
-        shuffle: str,
-        seed: int,
-        job: str | None,
-        drop_last: bool,
-        *,
-        first_epoch: int = 0,
-        worker: int = 0,
-        workers: int = 1,
-        clone: bool = False,
-    ) -> Reading:
-        if split not in SPLITS:
-            raise SpecError(f'split must be "train" or "eval", not {split!r}')
-        if shuffle not in SHUFFLES:
-            raise SpecError(f"shuffle must be one of {', '.join(SHUFFLES)}, not {shuffle!r}")
-        if epochs < 1:
-            raise SpecError(f"at least one epoch must be read, not {epochs}")
-        if not 0 <= seed < _MAX_SEED:
-            raise SpecError(f"seed must be a whole number from 0 to 2^64 - 1, not {seed}")
-        if job is not None and not job:
-            raise SpecError("job must not be empty")
-        rows = self.info.rows[split]
-        if rows == 0:
-            raise SpecError(
-                f"the {split} split has no rows: eval_percent={self.spec.eval_percent}, "
-                f"sample_percent={self.spec.sample_percent}"
-            )
-        if batch_size < 1:
-            raise SpecError(f"batch_size must be at least 1, not {batch_size}")
-        if batch_size > rows:
-            raise SpecError(
-                f"batch_size={batch_size:,} is larger than the {split} split, which has {rows:,} "
-                "rows; use a smaller one"
-            )
         request = ReaderRequest(
             dataset_key=self.info.key,
-            split=split,
-            job=job or uuid.uuid4().hex,
+            split=wish.split,
+            job=wish.job or uuid.uuid4().hex,
             rank=0,
-            worker=worker,
-            first_epoch=first_epoch,
-            epochs=epochs,
-            part=worker,
-            parts=workers,
-            stripe_rows=batch_size,
-            shuffle=shuffle,
-            seed=seed,
+            worker=share.worker,
+            first_epoch=share.first_epoch,
+            epochs=wish.epochs,
+            part=share.worker,
+            parts=share.workers,
+            stripe_rows=wish.batch_size,
+            shuffle=wish.shuffle,
+            seed=wish.seed,
             credits=PREFETCH_GRANTS,
         )
-        return Reading(request, batch_size, drop_last, clone)
+        return Reader(session, Reading(request, wish.batch_size, wish.drop_last, share.clone))
+
+    def check(self, wish: Wish) -> None:
+        """Refuses what this dataset cannot give.
+
+        Raises:
+            SpecError: something is out of its range.
+        """
+        if wish.split not in SPLITS:
+            raise SpecError(f'split must be "train" or "eval", not {wish.split!r}')
+        if wish.shuffle not in SHUFFLES:
+            raise SpecError(f"shuffle must be one of {', '.join(SHUFFLES)}, not {wish.shuffle!r}")
+        if wish.epochs < 1:
+            raise SpecError(f"at least one epoch must be read, not {wish.epochs}")
+        if not 0 <= wish.seed < _MAX_SEED:
+            raise SpecError(f"seed must be a whole number from 0 to 2^64 - 1, not {wish.seed}")
+        if wish.job is not None and not 0 < len(wish.job) <= _MAX_NAME:
+            raise SpecError(f"job must have 1 to {_MAX_NAME} characters, not {len(wish.job)}")
+        rows = self.info.rows[wish.split]
+        if rows == 0:
+            raise SpecError(
+                f"the {wish.split} split has no rows: eval_percent={self.spec.eval_percent}, "
+                f"sample_percent={self.spec.sample_percent}"
+            )
+        if wish.batch_size < 1:
+            raise SpecError(f"batch_size must be at least 1, not {wish.batch_size}")
+        if wish.batch_size > rows:
+            raise SpecError(
+                f"batch_size={wish.batch_size:,} is larger than the {wish.split} split, which has "
+                f"{rows:,} rows; use a smaller one"
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_opened_in": 0}
@@ -262,11 +289,9 @@ class FaucetDataset(torch.utils.data.IterableDataset[Batch]):
         drop_last: bool = False,
     ) -> None:
         self._dataset = dataset
-        self._job = job or uuid.uuid4().hex
-        self._arguments = (split, 1, batch_size, shuffle, seed, self._job, drop_last)
+        self._wish = Wish(split, batch_size, 1, shuffle, seed, job or uuid.uuid4().hex, drop_last)
         self._epoch = 0
-        self._length = batches_in(dataset.info.rows[split], batch_size, drop_last)
-        dataset._reading(*self._arguments)  # raises what is wrong here, and not in a worker
+        dataset.check(self._wish)  # what is wrong is said here, and not in a worker
 
     def set_epoch(self, epoch: int) -> None:
         """The number of the next epoch, which decides its shuffle.
@@ -278,18 +303,13 @@ class FaucetDataset(torch.utils.data.IterableDataset[Batch]):
 
     def __len__(self) -> int:
         """Batches of an epoch, over all workers."""
-        return self._length
+        rows = self._dataset.info.rows[self._wish.split]
+        return batches_in(rows, self._wish.batch_size, self._wish.drop_last)
 
     def __iter__(self) -> Iterator[Batch]:
         info = torch.utils.data.get_worker_info()
-        worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
-        reading = self._dataset._reading(
-            *self._arguments,
-            first_epoch=self._epoch,
-            worker=worker,
-            workers=workers,
-            clone=info is not None,
-        )
+        share = Share(first_epoch=self._epoch)
+        if info is not None:
+            share = replace(share, worker=info.id, workers=info.num_workers, clone=True)
         self._epoch += 1
-        return iter(BatchIterator(self._dataset._reader(reading)))
-
+        return iter(BatchIterator(self._dataset.read(self._wish, share)))

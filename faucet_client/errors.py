@@ -183,5 +183,5 @@ def _tree(base: type[FaucetError]) -> dict[str, type[FaucetError]]:
 
 
 def from_code(code: str, message: str) -> FaucetError:
-    """The error that the other side meant by `code`; a plain FaucetError if it is not known here."""
+    """The error that the other side meant; a plain FaucetError if `code` is not known here."""
     return _tree(FaucetError).get(code, FaucetError)(message)

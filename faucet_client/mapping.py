@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 from faucet_client import _memory
 from faucet_client.layout import TEXT, ColumnLayout, Role, SegmentLayout
-from faucet_client.session import DeadMapping, Session
 
 T = TypeVar("T")
 
@@ -71,6 +70,12 @@ class Columns:
     valid: dict[str, torch.Tensor] = field(default_factory=dict)
     valid_names: tuple[str, ...] = ()
 
+    def tensor(self, name: str) -> torch.Tensor:
+        """A passthrough column that is no text, [rows]."""
+        column = self.passthrough[name]
+        assert isinstance(column, torch.Tensor)
+        return column
+
     def text(self, name: str, first: int, stop: int) -> NDArray[np.object_]:
         """Rows [first, stop) of a text column."""
         column = self.passthrough[name]
@@ -80,7 +85,7 @@ class Columns:
         return column[first:stop]
 
     def valid_rows(self, name: str, first: int, stop: int) -> torch.Tensor:
-        """bool [stop - first]: where the source had a value for `name`."""
+        """Bool [stop - first]: where the source had a value for `name`."""
         if name in self.valid:
             return self.valid[name][first:stop]
         if name not in self.valid_names:
@@ -88,31 +93,22 @@ class Columns:
         return torch.ones(stop - first, dtype=torch.bool)
 
 
-def map_segment(
-    session: Session,
-    fd: int,
-    layout: SegmentLayout,
-    lease: int,
-    tell: Callable[[int, int], bool],
-) -> Columns:
-    """Maps a segment. The lease ends when the last tensor over it is gone.
+def map_segment(fd: int, layout: SegmentLayout, on_dead: Callable[[int, int], None]) -> Columns:
+    """Maps a segment, copy-on-write.
 
     Args:
-        session: Buries the mapping.
         fd: The sealed memory. Stays the caller's.
         layout: Where its columns lie.
-        lease: The lease to end.
-        tell: Called by the reaper with the lease and the mapped bytes, when the lease has ended;
-            returns whether the daemon has been told.
+        on_dead: Called with address and bytes of the mapping when the last tensor over it is gone,
+            from any thread, in the midst of anything; the mapping is then its own to unmap. It
+            must not hold on to the columns.
 
     Raises:
         OSError: the memory cannot be mapped.
     """
     address = _memory.map_private(fd, layout.nbytes)
     buffer = (ctypes.c_char * layout.nbytes).from_address(address)
-    dead = DeadMapping(address, layout.nbytes, lease, tell)
-    session.adopt()
-    finalizer = weakref.finalize(buffer, session.bury, dead)
+    finalizer = weakref.finalize(buffer, on_dead, address, layout.nbytes)
     finalizer.atexit = False  # the daemon sees the process end
     columns = Columns(layout.rows, torch.empty(0))
     names: list[str] = []
@@ -172,10 +168,7 @@ def copy_rows(pieces: Sequence[Piece]) -> Columns:
         copied.weights = torch.cat([c.weights[a:b] for c, a, b in pieces if c.weights is not None])
     for name, column in first.passthrough.items():
         if isinstance(column, torch.Tensor):
-            tensors = [c.passthrough[name] for c, _, _ in pieces]
-            copied.passthrough[name] = torch.cat(
-                [t[a:b] for t, (_, a, b) in zip(tensors, pieces, strict=True)]  # type: ignore[misc]  # the same column has the same type in each piece
-            )
+            copied.passthrough[name] = torch.cat([c.tensor(name)[a:b] for c, a, b in pieces])
         else:
             copied.passthrough[name] = np.concatenate([c.text(name, a, b) for c, a, b in pieces])
     for name in {name for columns, _, _ in pieces for name in columns.valid}:
@@ -186,7 +179,7 @@ def copy_rows(pieces: Sequence[Piece]) -> Columns:
 class ColumnViews(Mapping[str, T], Generic[T]):
     """Columns by name, each made when it is asked for, once."""
 
-    __slots__ = ("_make", "_made", "_names")
+    __slots__ = ("_made", "_make", "_names")
 
     def __init__(self, names: Sequence[str], make: Callable[[str], T]) -> None:
         self._names = names
@@ -209,4 +202,3 @@ class ColumnViews(Mapping[str, T], Generic[T]):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self._names)})"
-

@@ -16,7 +16,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from faucet_client import _memory
 from faucet_client.address import Address
@@ -45,24 +45,13 @@ def _in_child() -> None:
 os.register_at_fork(after_in_child=_in_child)
 
 
-class DeadMapping:
-    """What a finalizer leaves for the reaper: memory to unmap, and the lease that ends with it.
+class _DeadMapping(NamedTuple):
+    """What a finalizer leaves for the reaper: memory to unmap, and the lease that ends with it."""
 
-    Attributes:
-        tell: Sends the release; False where the reader's stream has ended, so that it must go by
-            the handoff socket.
-    """
-
-    __slots__ = ("address", "lease", "nbytes", "pid", "tell")
-
-    def __init__(
-        self, address: int, nbytes: int, lease: int, tell: Callable[[int, int], bool]
-    ) -> None:
-        self.address = address
-        self.nbytes = nbytes
-        self.lease = lease
-        self.tell = tell
-        self.pid = os.getpid()
+    address: int
+    nbytes: int
+    lease: int
+    tell: Callable[[int], bool]
 
 
 class Session:
@@ -76,7 +65,7 @@ class Session:
         keep_in_children(self)
         self._mapped = 0
         self._mapped_lock = threading.Lock()
-        self._dead: queue.SimpleQueue[DeadMapping | None] = queue.SimpleQueue()
+        self._dead: queue.SimpleQueue[_DeadMapping | None] = queue.SimpleQueue()
         threading.Thread(target=self._reap, name="faucet-reaper", daemon=True).start()
 
     @classmethod
@@ -113,13 +102,21 @@ class Session:
         with self._mapped_lock:
             self._mapped += 1
 
-    def bury(self, dead: DeadMapping) -> None:
-        """Takes over memory whose last user is gone. Callable from a finalizer."""
-        if dead.pid == os.getpid():  # a fork's copy goes with the fork
-            self._dead.put(dead)
+    def bury(self, lease: int, tell: Callable[[int], bool], address: int, nbytes: int) -> None:
+        """Takes over memory whose last user is gone. Callable from a finalizer.
+
+        Args:
+            lease: The lease that ends with it.
+            tell: Tells the daemon so; False where the reader's stream has ended before, so that
+                the handoff socket must tell. Must not hold on to mapped memory.
+            address: Where the memory is mapped.
+            nbytes: Its size.
+        """
+        if not self.stale:  # a fork's copy goes with the fork
+            self._dead.put(_DeadMapping(address, nbytes, lease, tell))
 
     def close(self) -> None:
-        """Ends the session's calls. Tensors over its memory stay valid, and leased, until they die."""
+        """Ends the session's calls. Tensors over its memory stay valid, leased till they die."""
         if not self.stale:
             self.channel.close()
             self._dead.put(None)
@@ -135,7 +132,7 @@ class Session:
             _memory.unmap(dead.address, dead.nbytes)
             with self._mapped_lock:
                 self._mapped -= 1
-            if dead.tell(dead.lease, dead.nbytes):
+            if dead.tell(dead.lease):
                 continue
             try:
                 self.handoff.release((dead.lease,))

@@ -113,13 +113,17 @@ class DatasetSpec:
         if not self.features:
             raise SpecError("features is empty: name at least one column, or a STRUCT column")
         if not 0 < self.sample_percent <= 100:
-            raise SpecError(f"sample_percent must be above 0 and at most 100, not {self.sample_percent}")
+            raise SpecError(
+                f"sample_percent must be above 0 and at most 100, not {self.sample_percent}"
+            )
         if not 0 <= self.eval_percent < 100:
-            raise SpecError(f"eval_percent must be at least 0 and below 100, not {self.eval_percent}")
+            raise SpecError(
+                f"eval_percent must be at least 0 and below 100, not {self.eval_percent}"
+            )
         if self.hash_column is None and (self.eval_percent != 0 or self.sample_percent != 100):
             raise SpecError(
-                "eval_percent and sample_percent need a hash_column to decide which row goes where; "
-                "name one, or use eval_percent=0 and sample_percent=100"
+                "eval_percent and sample_percent need a hash_column to decide which row goes "
+                "where; name one, or use eval_percent=0 and sample_percent=100"
             )
         if self.chunk_rows is not None and self.chunk_rows < 1:
             raise SpecError(f"chunk_rows must be at least 1, not {self.chunk_rows}")
@@ -141,8 +145,8 @@ class DatasetSpec:
             if (sample * buckets).denominator == 1 and (train * buckets).denominator == 1:
                 return SplitBuckets(buckets, int(train * buckets), int(sample * buckets))
         raise SpecError(
-            f"sample_percent={self.sample_percent} and eval_percent={self.eval_percent} cut the table "
-            "finer than a millionth; round them"
+            f"sample_percent={self.sample_percent} and eval_percent={self.eval_percent} cut the "
+            "table finer than a millionth; round them"
         )
 
 
@@ -158,7 +162,9 @@ class SplitBuckets:
 def _absolute(path: str | os.PathLike[str], field: str) -> str:
     text = os.fspath(path)
     if not os.path.isabs(text):
-        raise SpecError(f"{field} must be an absolute path of the daemon's filesystem, not {text!r}")
+        raise SpecError(
+            f"{field} must be an absolute path of the daemon's filesystem, not {text!r}"
+        )
     return os.path.normpath(text)
 
 
@@ -166,8 +172,8 @@ def _names(value: Sequence[str], field: str) -> tuple[str, ...]:
     if isinstance(value, str):
         raise SpecError(f"{field} must be a list of column names, not the text {value!r}")
     names = tuple(value)
-    if not all(isinstance(name, str) and name for name in names):
-        raise SpecError(f"{field} must hold names of columns, not {names!r}")
+    if not all(names):
+        raise SpecError(f"{field} holds an empty name: {names!r}")
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise SpecError(f"{field} names {', '.join(repeated)} more than once")

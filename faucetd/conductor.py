@@ -41,6 +41,7 @@ from faucetd.errors import (
     SourceEmpty,
     from_code,
 )
+from faucetd.fetch.plan import PlannedChunk
 from faucetd.schedule import events, instructions
 from faucetd.schedule.instructions import SegmentId
 from faucetd.schedule.scheduler import MAX_ATTEMPTS, Scheduler, required_bytes
@@ -323,9 +324,7 @@ class Conductor:
         self._opening[worker] = opening
         self._workers().give(worker, opening.task)
 
-    def _finish_opening(
-        self, worker: int, message: messages.Opened | messages.SnapshotIs
-    ) -> None:
+    def _finish_opening(self, worker: int, message: messages.Opened | messages.SnapshotIs) -> None:
         opening = self._opening.pop(worker)
         if not opening.done.done():
             opening.done.set_result(message)
@@ -341,7 +340,7 @@ class Conductor:
     # Datasets (Backend).
 
     async def open_dataset(
-        self, session: Session, spec: DatasetSpec, key: str
+        self, spec: DatasetSpec, key: str
     ) -> AsyncIterator[OpenProgress | DatasetInfo]:
         """Opens the dataset, or joins it: clients that ask for the same share one opening."""
         if key:
@@ -377,18 +376,14 @@ class Conductor:
         described = messages.describe_spec(spec)
         opened = await self._run(
             spec,
-            messages.Open(
-                described, self._allowed_roots(), self._scratch_dir, os.getuid()
-            ),
+            messages.Open(described, self._allowed_roots(), self._scratch_dir, os.getuid()),
         )
         assert isinstance(opened, messages.Opened)
         self._check(spec, opened)
         if opened.key not in self._datasets:
             self._datasets[opened.key] = _Dataset(spec, opened, os.getuid())
             self.happened(events.DatasetAdded(opened.key, _chunk_infos(opened)))
-            _log.info(
-                "opened %s as %s: %d chunks", spec.source, opened.key, len(opened.chunks)
-            )
+            _log.info("opened %s as %s: %d chunks", spec.source, opened.key, len(opened.chunks))
         return opened.key
 
     async def _join_open(self, spec: DatasetSpec) -> str | None:
@@ -676,7 +671,7 @@ class Conductor:
         return tuple(str(root) for root in self._settings.allowed_roots)
 
 
-def _rows(chunk: messages.PlannedChunk, split: Split) -> int:
+def _rows(chunk: PlannedChunk, split: Split) -> int:
     return chunk.train_rows if split == "train" else chunk.eval_rows
 
 

@@ -19,6 +19,7 @@ import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -45,6 +46,9 @@ def serve(settings: Settings) -> None:
         LockHeld: another daemon serves this address.
         ConfigError: the socket's folder cannot be used.
     """
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s faucetd %(levelname)s: %(message)s"
+    )
     with _folder(settings.listen), _lock(settings.listen), _scratch(settings) as scratch_dir:
         _raise_descriptor_limit()
         asyncio.run(_serve(settings, scratch_dir))
@@ -77,9 +81,8 @@ async def _serve(settings: Settings, scratch_dir: Path) -> None:
         for name in service_names():
             await healths.set(name, SERVING)
         _log.info("faucetd %s serves at %s", __version__, settings.listen)
-        await asyncio.wait(
-            [asyncio.ensure_future(stop.wait()), broken], return_when=asyncio.FIRST_COMPLETED
-        )
+        waiting: set[asyncio.Future[Any]] = {asyncio.create_task(stop.wait()), broken}
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         for name in service_names():
             await healths.set(name, NOT_SERVING)
         if stop.is_set():
@@ -109,7 +112,7 @@ async def _drained(conductor: Conductor, stop: asyncio.Event) -> None:
 def _on_broken(broken: asyncio.Future[None], context: dict[str, object]) -> None:
     """A callback of the loop raised: a bug, after which nothing can be promised. End, aloud."""
     error = context.get("exception")
-    _log.critical("%s", context.get("message"), exc_info=error if error else None)  # type: ignore[arg-type]  # logging takes an exception
+    _log.critical("%s", context.get("message"), exc_info=error or None)  # type: ignore[arg-type]  # logging takes an exception
     if isinstance(error, Exception) and not broken.done() and "handle" in context:
         broken.set_exception(error)
 
@@ -131,8 +134,8 @@ def _folder(address: Address) -> Iterator[None]:
     if info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise ConfigError(
             f"the socket's folder {address.folder} can be written by others (mode "
-            f"{stat.S_IMODE(info.st_mode):o}), who could replace the socket; choose a folder inside "
-            f"it, as in --listen unix://{address.folder}/faucetd/faucetd.sock"
+            f"{stat.S_IMODE(info.st_mode):o}), who could replace the socket; choose a folder "
+            f"inside it, as in --listen unix://{address.folder}/faucetd/faucetd.sock"
         )
     yield
 

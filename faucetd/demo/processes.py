@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from types import FrameType
 from typing import Self
 
 STOP_TIMEOUT_S = 10.0
+KILL_TIMEOUT_S = 2.0
 _LOG_TAIL_LINES = 15
 
 
@@ -83,6 +85,12 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     # Whatever it left behind in its group, and itself if it did not want to end.
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        # Killed is not yet gone. Where nobody reaps orphans they stay as zombies: hence the limit.
+        deadline = time.monotonic() + KILL_TIMEOUT_S
+        while time.monotonic() < deadline:
+            os.killpg(process.pid, 0)
+            time.sleep(0.01)
     process.wait()
 
 

@@ -47,7 +47,7 @@ def run() -> None:
         stack.enter_context(interruptible())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="faucetd-demo-")))
         address = parse_address(f"{folder}/faucetd.sock")
-        processes = stack.enter_context(Processes(folder, _environ(address)))
+        processes = stack.enter_context(Processes(folder, _environ(address, folder)))
 
         console.print("Writing the flights of 2013 into a DuckDB file …")
         database = folder / "flights.duckdb"
@@ -71,11 +71,17 @@ def run() -> None:
     console.print("  watch the daemon at work       faucetd status")
 
 
-def _environ(address: Address) -> dict[str, str]:
+def _environ(address: Address, folder: Path) -> dict[str, str]:
     # The settings of the person's own daemon are not the demo's.
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(VARIABLE_PREFIX)}
-    # Four trainers share the processors: a thread pool in each would only get in the way.
-    return {**inherited, ADDRESS_VARIABLE: str(address), "OMP_NUM_THREADS": "1"}
+    return {
+        **inherited,
+        ADDRESS_VARIABLE: str(address),
+        # Four trainers share the processors: a thread pool in each would only get in the way.
+        "OMP_NUM_THREADS": "1",
+        # torch leaves a cache in the folder for temporary files, so that is to go with ours.
+        "TMPDIR": str(folder),
+    }
 
 
 def _start_daemon(processes: Processes, address: Address, folder: Path) -> Child:

@@ -114,5 +114,6 @@ def _check_allowed(path: str, asked: str, roots: Sequence[str]) -> None:
     allowed = f"allowed_roots are {', '.join(roots)}" if roots else "allowed_roots is empty"
     raise SourceForbidden(
         f"{asked}{leads} is outside the folders that this daemon reads ({allowed}). To allow it, "
-        "start the daemon with --allowed-root DIR, or add DIR to allowed_roots in its settings file"
+        "start the daemon with --allowed-roots DIR, or add DIR to allowed_roots in its settings "
+        "file"
     )

@@ -63,6 +63,7 @@ class ParquetTable:
                     self._streams.append(Stream(f"{number}:{group}", 0, rows, rows))
         if schema is None:
             raise no_parquet(path)
+        self._rows = {stream.id: stream.rows for stream in self._streams}
         self._schema = schema
         self._read_buffer_bytes = _read_buffer_bytes(len(schema.leaves))
         self._opened = None  # it has a larger buffer for each column than a wide table may have
@@ -99,11 +100,7 @@ class ParquetTable:
         number, group = (int(part) for part in place.stream.split(":"))
         state = self._files[number]
         state.check_unchanged()
-        kept, self._cursor = self._cursor, None
-        if kept is not None and kept[0] == place:
-            cursor = kept[1]
-        else:
-            cursor = _Cursor(self._open(number), group, leaves)
+        cursor = self._take_kept(place) or _Cursor(self._open(number), group, leaves)
         try:
             cursor.skip(place.position - cursor.position)
             while cursor.position < stop:
@@ -119,9 +116,15 @@ class ParquetTable:
             raise
         self._keep(place, cursor)
 
+    def _take_kept(self, place: _Place) -> _Cursor | None:
+        """The kept cursor, if it stands there. If not it is dropped, with the memory it holds."""
+        kept, self._cursor = self._cursor, None
+        return kept[1] if kept is not None and kept[0] == place else None
+
     def _keep(self, place: _Place, cursor: _Cursor) -> None:
         """Keeps a cursor that nobody uses any more; one in use must never be found here."""
-        self._cursor = (replace(place, position=cursor.position), cursor)
+        if cursor.position < self._rows[place.stream]:
+            self._cursor = (replace(place, position=cursor.position), cursor)
 
     def _open(self, number: int) -> pq.ParquetFile:
         """The file, opened and still the one whose state is known; the last one is kept open."""

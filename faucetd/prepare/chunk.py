@@ -65,7 +65,7 @@ class ChunkPreparer:
         self._columns = columns
         self._features: FeatureTransform = features or RawFeatures(columns.features)
         self._kept = list(columns.kept_columns)
-        self._capacity_rows = 0
+        self._capacity_rows = -1  # nothing is allocated yet, not even for no rows
         self._codes = np.empty(0, np.int8)
         self._matrix = np.empty((0, len(self._features.names)), np.float32)
         self._staged: dict[ColumnKey, NDArray[Any]] = {}

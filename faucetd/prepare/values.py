@@ -169,7 +169,8 @@ def _microseconds(values: NDArray[np.int64], unit: str, name: str) -> NDArray[np
     if unit == "ns":
         return values // 1_000
     factor = _MICROSECONDS.get(unit, 1)
-    if len(values) and max(values.max(), -values.min()) > _INT64_MAX // factor:
+    largest = max(int(values.max()), -int(values.min())) if len(values) else 0
+    if factor > 1 and largest > _INT64_MAX // factor:
         raise ColumnError(
             f'passthrough: column "{name}" holds a timestamp that does not fit into int64 '
             "microseconds: cast it in the source's query"

@@ -26,6 +26,8 @@ class ChunkInfo:
 
 @dataclass(frozen=True)
 class DatasetAdded:
+    """A dataset may be read from now on."""
+
     dataset: str
     chunks: tuple[ChunkInfo, ...]
 

@@ -23,7 +23,8 @@ from collections import deque
 from dataclasses import dataclass
 
 from faucet_client.spec import SPLITS, Split
-from faucetd.errors import BudgetError, ChunkFailed as ChunkFailedError
+from faucetd.errors import BudgetError
+from faucetd.errors import ChunkFailed as ChunkFailedError
 from faucetd.schedule import policy
 from faucetd.schedule.events import (
     ChunkFailed,
@@ -122,7 +123,7 @@ class Scheduler:
         self._event: Event | None = None
         self._out: list[Instruction] = []
 
-    def handle(self, event: Event) -> list[Instruction]:
+    def handle(self, event: Event) -> list[Instruction]:  # noqa: C901  # one line an event
         """What is to be done now that `event` has happened, in this order.
 
         Raises:
@@ -259,8 +260,7 @@ class Scheduler:
             min(limit, self._datasets[key].split_bytes[of]) for (key, of), limit in limits.items()
         )
         load = max(
-            [segment]
-            + [self._datasets[key].largest_segment_bytes[of] for key, of in limits],
+            [segment] + [self._datasets[key].largest_segment_bytes[of] for key, of in limits],
         )
         free = self._budget_bytes - promised - load
         counted = min(mine, whole)
@@ -489,9 +489,8 @@ class Scheduler:
         return True
 
     def _may_hold(self, reader: Reader, nbytes: int) -> bool:
-        return (
-            reader.held_leases < FLOOR_SEGMENTS
-            or reader.held_bytes + nbytes <= self._limit(reader)
+        return reader.held_leases < FLOOR_SEGMENTS or reader.held_bytes + nbytes <= self._limit(
+            reader
         )
 
     def _load_all(self) -> None:
@@ -513,7 +512,9 @@ class Scheduler:
             if not self._make_room(nbytes, wanted_too=reader in unserved):
                 return
             splits = needed + tuple(
-                split for split in SPLITS if split not in needed and self._fits(dataset, chunk, split, nbytes)
+                split
+                for split in SPLITS
+                if split not in needed and self._fits(dataset, chunk, split, nbytes)
             )
             self._start_load(worker, dataset, chunk, splits)
 
@@ -553,9 +554,7 @@ class Scheduler:
                 served = reader.next_in_order() in loading
             else:
                 served = bool(loading & reader.pending)
-            if not served and self._may_hold(
-                reader, dataset.largest_segment_bytes[reader.split]
-            ):
+            if not served and self._may_hold(reader, dataset.largest_segment_bytes[reader.split]):
                 found.append(reader)
         found.sort(key=lambda reader: (reader.waiting_since, reader.id))
         return found
@@ -614,4 +613,3 @@ class Scheduler:
 def required_bytes(largest_segment_bytes: int) -> int:
     """The least budget that one reader can get on with: what it may lease, and one load."""
     return (FLOOR_SEGMENTS + 1) * largest_segment_bytes
-

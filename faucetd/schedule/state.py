@@ -97,7 +97,8 @@ class Reader:
         self.epoch = epoch
         order = list(self.chunks)
         if not self.in_order:
-            random.Random(f"{self.dataset}/{self.split}/{self.seed}/{epoch}").shuffle(order)
+            seed = f"{self.dataset}/{self.split}/{self.seed}/{epoch}"
+            random.Random(seed).shuffle(order)  # noqa: S311  # a shuffle, no secret
         self.rank = {chunk: rank for rank, chunk in enumerate(order)}
         self.pending = set(order)
         self.ready = []

@@ -103,7 +103,7 @@ class Backend(Protocol):
     """The daemon, seen from its sockets. All calls come from the event loop."""
 
     def open_dataset(
-        self, session: Session, spec: DatasetSpec, key: str
+        self, spec: DatasetSpec, key: str
     ) -> AsyncIterator[OpenProgress | DatasetInfo]: ...
 
     def read(self, session: Session, request: ReaderRequest) -> ReaderStream: ...

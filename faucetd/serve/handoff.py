@@ -17,10 +17,10 @@ import socket
 import struct
 from collections.abc import Callable
 
+from faucet_protos.v1 import handoff_pb2
 from google.protobuf.message import DecodeError
 
 from faucet_client._version import PROTOCOL_VERSION, __version__
-from faucet_protos.v1 import handoff_pb2
 from faucetd.errors import AccessDenied, FaucetError, VersionMismatch
 from faucetd.serve.backend import Backend
 from faucetd.serve.sessions import Session, SessionTable, pidfd_names
@@ -146,9 +146,7 @@ class HandoffServer:
         else:
             raise AccessDenied(f"a connection in use cannot send {kind or 'an unknown message'}")
 
-    def _greet(
-        self, connection: _Connection, hello: handoff_pb2.Hello, fds: list[int]
-    ) -> None:
+    def _greet(self, connection: _Connection, hello: handoff_pb2.Hello, fds: list[int]) -> None:
         pid, uid, _ = struct.unpack(
             "3i", connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         )

@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any, NoReturn
 
 import grpc
+from faucet_protos.v1 import faucet_pb2, faucet_pb2_grpc, handoff_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from faucet_protos.v1 import faucet_pb2, faucet_pb2_grpc, handoff_pb2
 from faucetd.errors import (
     AccessDenied,
     BudgetError,
@@ -64,10 +64,12 @@ class FaucetService(faucet_pb2_grpc.FaucetServicer):
     ) -> AsyncIterator[faucet_pb2.OpenDatasetEvent]:
         """Opens or joins a dataset."""
         try:
-            session = self._authenticate("OpenDataset", context)
+            self._authenticate("OpenDataset", context)
             spec = translate.spec_from(request.spec)
-            async with asyncio.timeout(None if context.time_remaining() is not None else OPEN_DEADLINE_S):
-                async for event in self._backend.open_dataset(session, spec, request.key):
+            async with asyncio.timeout(
+                None if context.time_remaining() is not None else OPEN_DEADLINE_S
+            ):
+                async for event in self._backend.open_dataset(spec, request.key):
                     yield translate.open_event_to(event)
         except FaucetError as error:
             await _abort(context, error)
@@ -96,7 +98,9 @@ class FaucetService(faucet_pb2_grpc.FaucetServicer):
                 await pump
 
     async def GetStatus(  # noqa: N802  # gRPC names it
-        self, request: faucet_pb2.GetStatusRequest, context: _Context
+        self,
+        request: faucet_pb2.GetStatusRequest,  # noqa: ARG002  # it has no fields
+        context: _Context,
     ) -> faucet_pb2.Status:
         """The daemon's status."""
         async with _unary(context):
@@ -163,7 +167,9 @@ class FaucetService(faucet_pb2_grpc.FaucetServicer):
 @contextlib.asynccontextmanager
 async def _unary(context: _Context) -> AsyncIterator[None]:
     try:
-        async with asyncio.timeout(None if context.time_remaining() is not None else UNARY_DEADLINE_S):
+        async with asyncio.timeout(
+            None if context.time_remaining() is not None else UNARY_DEADLINE_S
+        ):
             yield
     except FaucetError as error:
         await _abort(context, error)

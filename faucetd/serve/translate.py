@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import cast
 
+from faucet_protos.v1 import faucet_pb2, spec_pb2
+
 from faucet_client.layout import SegmentLayout
 from faucet_client.spec import SHUFFLES, SPLITS, DatasetSpec, DuckDBSource, ParquetSource, Split
 from faucet_client.status import Status
-from faucet_protos.v1 import faucet_pb2, spec_pb2
 from faucetd.errors import SpecError
 from faucetd.schedule.parts import Part
 from faucetd.serve.backend import DatasetInfo, Granted, OpenProgress, ReaderRequest, Started

@@ -142,6 +142,4 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 ToWorker = Open | CheckSnapshot | LoadChunk | Allow
-FromWorker = (
-    Ready | Progress | Opened | SnapshotIs | ExtraBytes | Loaded | Abandoned | Failed
-)
+FromWorker = Ready | Progress | Opened | SnapshotIs | ExtraBytes | Loaded | Abandoned | Failed

@@ -104,7 +104,13 @@ class WorkerPool:
         ours, theirs = wire.make_pair()
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-m", "faucetd.worker.process", str(theirs.fileno()), str(os.getpid())],
+                [
+                    sys.executable,
+                    "-m",
+                    "faucetd.worker.process",
+                    str(theirs.fileno()),
+                    str(os.getpid()),
+                ],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
             )

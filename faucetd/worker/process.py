@@ -19,7 +19,7 @@ import socket
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 
 import torch
@@ -44,8 +44,8 @@ from faucetd.worker.messages import (
     ExtraBytes,
     Failed,
     FromWorker,
-    Loaded,
     LoadChunk,
+    Loaded,
     Open,
     Opened,
     Progress,
@@ -106,7 +106,7 @@ class Worker:
                     case LoadChunk():
                         self._load(task)
                     case Allow():
-                        raise InternalError("an answer came without a question")
+                        _log.error("an answer came without a question")
             except _AbandonedError:
                 self._say(Abandoned())
             except FaucetError as error:
@@ -115,7 +115,7 @@ class Worker:
                 self._say(Failed(error.code, error.message))
             except MemoryError as error:
                 self._say(Failed(BudgetError.code, f"the worker is out of memory: {error}"))
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  # whoever waits is told
                 _log.exception("a task failed")
                 self._say(
                     Failed(
@@ -162,7 +162,7 @@ class Worker:
                 count_bytes_read=counted.bytes_read,
             )
 
-    def _progress(self, total_rows: int):  # type: ignore[no-untyped-def]  # a closure, typed by its use
+    def _progress(self, total_rows: int) -> Callable[[int], None]:
         last = time.monotonic()
 
         def tell(rows: int) -> None:
@@ -318,4 +318,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-

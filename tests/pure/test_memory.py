@@ -72,6 +72,18 @@ def test_mappings_are_aligned_to_huge_pages_and_exactly_as_large_as_asked(
     assert mappings() == []
 
 
+def test_mapping_and_unmapping_leave_no_address_space_behind(sealed: int) -> None:
+    def mapped_nbytes() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
+
+    before = mapped_nbytes()
+    for _ in range(20):
+        _memory.unmap(_memory.map_private(sealed, NBYTES), NBYTES)
+        with pytest.raises(PermissionError):
+            _memory.map_shared(sealed, NBYTES)
+    assert mapped_nbytes() - before < 10 * _memory.HUGE_PAGE_NBYTES
+
+
 def test_mapping_nothing_is_refused(fd: int) -> None:
     with pytest.raises(ValueError, match="0 bytes"):
         _memory.map_shared(fd, 0)

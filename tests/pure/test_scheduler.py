@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from faucet_client.spec import Split
 from faucetd.schedule.events import (
     ChunkFailed,
     ChunkInfo,
@@ -44,10 +45,9 @@ SIZE = 100
 
 
 def chunks(number: int, *, train: int = 80, evals: int = 20) -> tuple[ChunkInfo, ...]:
-    rows = {"train": train, "eval": evals} if evals else {"train": train}
+    rows: dict[Split, int] = {"train": train, "eval": evals} if evals else {"train": train}
     return tuple(
-        ChunkInfo(lane=n // 4, rows=rows, nbytes={split: SIZE for split in rows})
-        for n in range(number)
+        ChunkInfo(lane=n // 4, rows=rows, nbytes=dict.fromkeys(rows, SIZE)) for n in range(number)
     )
 
 
@@ -90,7 +90,7 @@ class World:
 
     def finish_load(self, worker: int) -> None:
         load = self.loads.pop(worker)
-        self.send(ChunkLoaded(worker, {split: SIZE for split in load.splits}))
+        self.send(ChunkLoaded(worker, dict.fromkeys(load.splits, SIZE)))
         self.send(WorkerIdle(worker))
 
     def join(self, reader: int, **wishes: object) -> None:
@@ -159,7 +159,9 @@ def test_leases_of_a_reader_that_left_are_counted_until_they_are_released() -> N
     assert 3 in world.admitted
 
 
-def test_a_chunk_that_kills_three_workers_fails_its_readers_and_is_tried_again_for_new_ones() -> None:
+def test_a_chunk_that_kills_three_workers_fails_its_readers_and_is_tried_again_for_new_ones() -> (
+    None
+):
     world = World(10_000, chunks(1))
     world.join(1)
     for worker in range(3):
@@ -205,7 +207,7 @@ def test_the_order_of_chunks_varies_by_seed_and_by_epoch() -> None:
 
 def test_an_event_that_cannot_be_true_tells_what_happened_before() -> None:
     world = World(10_000, chunks(1))
-    with pytest.raises(InvalidTransition, match="(?s)no lease 7.*DatasetAdded"):
+    with pytest.raises(InvalidTransition, match=r"(?s)no lease 7.*DatasetAdded"):
         world.send(LeasesReleased((7,)))
 
 
@@ -241,17 +243,17 @@ class Histories(RuleBasedStateMachine):
     @rule(
         split=st.sampled_from(["train", "eval"]),
         epochs=st.integers(1, 3),
-        credits=st.integers(0, 4),
+        grants=st.integers(0, 4),
         parts=st.integers(1, 3),
         stripe=st.integers(1, 4),
         in_order=st.booleans(),
         seed=st.integers(0, 5),
     )
-    def join(self, split, epochs, credits, parts, stripe, in_order, seed) -> None:  # type: ignore[no-untyped-def]  # hypothesis passes them
+    def join(self, split, epochs, grants, parts, stripe, in_order, seed) -> None:  # type: ignore[no-untyped-def]  # hypothesis passes them
         for part in range(parts):
             reader = len(self.joined) + 1
             event = ReaderJoined(
-                reader, "d", split, 0, epochs, credits, Part(part, parts, stripe), in_order, seed
+                reader, "d", split, 0, epochs, grants, Part(part, parts, stripe), in_order, seed
             )
             self.joined[reader] = event
             self.world.send(event)
@@ -300,7 +302,7 @@ class Histories(RuleBasedStateMachine):
         if AllowBytes(worker) in out:
             self.world.loads.pop(worker)
             first, *rest = load.splits
-            sizes = {first: SIZE + extra} | {split: SIZE for split in rest}
+            sizes = {first: SIZE + extra} | dict.fromkeys(rest, SIZE)
             self.world.send(ChunkLoaded(worker, sizes))
         self.world.send(WorkerIdle(worker))
 
@@ -384,16 +386,16 @@ class Histories(RuleBasedStateMachine):
         if not skipped:
             return view.rows_granted < view.rows_per_epoch * event.epochs
         last = sum(
-            g.rows.rows for g in self.world.grants if (g.reader, g.epoch) == (reader, event.epochs - 1)
+            g.rows.rows
+            for g in self.world.grants
+            if (g.reader, g.epoch) == (reader, event.epochs - 1)
         )
         return last < view.rows_per_epoch and (reader, event.epochs - 1) not in self.advanced
 
     def _check_exact(self, reader: int) -> None:
         event = self.joined[reader]
         rows = [chunk.rows.get(event.split, 0) for chunk in self.plan]
-        expected = {
-            chunk: rows for chunk, rows in enumerate(event.part.ranges(rows)) if rows.rows
-        }
+        expected = {chunk: rows for chunk, rows in enumerate(event.part.ranges(rows)) if rows.rows}
         for epoch in range(event.epochs):
             if (reader, epoch) in self.advanced:
                 continue

@@ -251,7 +251,8 @@ def test_a_refused_growth_ends_the_writer_and_leaves_nothing() -> None:
 def test_what_does_not_fit_the_announced_columns_is_refused_and_leaves_nothing(
     texts: dict[ColumnKey, list[str]], valid: dict[ColumnKey, list[int]], complaint: str
 ) -> None:
-    with SegmentWriter(ALL, [CITY], 2) as writer, pytest.raises(ValueError, match=complaint):
+    writer = SegmentWriter(ALL, [CITY], 2)
+    with pytest.raises(ValueError, match=complaint):
         writer.finish(
             {key: pa.array(values, pa.large_utf8()) for key, values in texts.items()},
             {key: np.array(flags, np.uint8) for key, flags in valid.items()},

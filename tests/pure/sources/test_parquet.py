@@ -63,10 +63,9 @@ def test_a_read_of_other_columns_does_not_go_on_with_the_decoder_of_the_last(
 def test_a_read_that_is_left_hands_its_decoder_on(tmp_path: Path, decoders: list[int]) -> None:
     table = ParquetTable(str(write(tmp_path / "t.parquet", 200_000)))
     piece = whole(table)[0]
-    for fetched in table.read(piece, ["id"]):
-        break
-    rest = rows_of(table, [Piece(piece.stream, fetched.position, piece.stop)], ["id"])
-    assert rest == [(n,) for n in range(fetched.position, 200_000)]
+    left_at = next(table.read(piece, ["id"])).position
+    rest = rows_of(table, [Piece(piece.stream, left_at, piece.stop)], ["id"])
+    assert rest == [(n,) for n in range(left_at, 200_000)]
     assert decoders == [0]
 
 
@@ -194,7 +193,7 @@ def test_a_file_that_changes_while_it_is_opened_is_noticed(
         write(tmp_path / "new", 20).replace(path)
         return real(*args, **options)
 
-    monkeypatch.setattr(parquet.pq, "ParquetFile", replacing)
+    monkeypatch.setattr(pq, "ParquetFile", replacing)
     with pytest.raises(SourceChanged, match=r"t\.parquet was replaced"):
         ParquetTable(str(path))
 

@@ -1,0 +1,192 @@
+"""Which columns a spec means in a source, and what it is told when they do not fit."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from faucet_client.layout import Role
+from faucet_client.spec import DatasetSpec, ParquetSource
+from faucetd.errors import ColumnError
+from faucetd.prepare.columns import PreparedColumns, resolve
+
+TABLE: dict[str, pa.DataType] = {
+    "features.age": pa.int32(),
+    "features.height": pa.float64(),
+    "features.home.floor": pa.int8(),
+    "labels.clicked": pa.bool_(),
+    "age": pa.float32(),
+    "city": pa.string(),
+    "state": pa.dictionary(pa.int8(), pa.string()),
+    "price": pa.decimal128(10, 2),
+    "tags": pa.list_(pa.string()),
+    "blob": pa.binary(),
+    "when": pa.timestamp("ns", tz="UTC"),
+    "day": pa.date32(),
+    "clock": pa.time64("us"),
+    "nothing": pa.null(),
+    "w": pa.uint16(),
+    "row_id": pa.uint64(),
+    "key": pa.large_string(),
+}
+
+
+def resolved(table: Mapping[str, pa.DataType] = TABLE, **spec: Any) -> PreparedColumns:
+    spec.setdefault("features", ["age"])
+    return resolve(DatasetSpec(ParquetSource("/t.parquet"), **spec), list(table.items()))
+
+
+def complaint(**spec: Any) -> str:
+    with pytest.raises(ColumnError) as caught:
+        resolved(**spec)
+    return str(caught.value)
+
+
+def names(columns: Sequence[Any]) -> list[tuple[str, str]]:
+    return [(column.source, column.name) for column in columns]
+
+
+def test_a_struct_stands_for_its_leaves_which_lose_its_name() -> None:
+    columns = resolved(features="features", labels="labels")
+    assert names(columns.features) == [
+        ("features.age", "age"),
+        ("features.height", "height"),
+        ("features.home.floor", "home.floor"),
+    ]
+    assert names(columns.labels) == [("labels.clicked", "clicked")]
+
+
+def test_names_in_a_list_stay_as_given_and_a_struct_among_them_expands() -> None:
+    columns = resolved(features=["features.height", "features.home", "age"])
+    assert names(columns.features) == [
+        ("features.height", "features.height"),
+        ("features.home.floor", "floor"),
+        ("age", "age"),
+    ]
+
+
+def test_one_plain_column_may_be_named_without_a_list() -> None:
+    assert names(resolved(features="age", labels="w").labels) == [("w", "w")]
+
+
+def test_two_features_of_the_same_name_are_refused_with_both_paths() -> None:
+    text = complaint(features=["age", "features"])
+    assert '"features.age"' in text
+    assert 'both called "age"' in text
+
+
+def test_excluded_features_are_left_out_by_name_or_by_path() -> None:
+    columns = resolved(features="features", exclude_features=["age", "features.home.floor"])
+    assert names(columns.features) == [("features.height", "height")]
+    assert "features.age" not in columns.source_columns
+
+
+def test_excluding_what_is_no_feature_is_refused_with_near_names() -> None:
+    text = complaint(features="features", exclude_features=["hight"])
+    assert '"hight" is no feature' in text
+    assert "Did you mean height?" in text
+
+
+def test_excluding_every_feature_is_refused() -> None:
+    assert "no feature" in complaint(features=["age"], exclude_features=["age"])
+
+
+def test_a_text_feature_may_be_excluded() -> None:
+    columns = resolved(features=["age", "city"], exclude_features=["city"])
+    assert names(columns.features) == [("age", "age")]
+
+
+@pytest.mark.parametrize("field", ["features", "labels", "passthrough"])
+def test_a_missing_column_is_named_with_near_names_and_what_exists(field: str) -> None:
+    text = complaint(**{field: ["citi"]})
+    assert text.startswith(f'{field}: the source has no column "citi"')
+    assert "Did you mean city?" in text
+    assert "row_id" in text
+
+
+def test_a_leaf_asked_for_without_its_struct_is_found() -> None:
+    assert "Did you mean features.height" in complaint(features=["height"])
+
+
+@pytest.mark.parametrize("field", ["weight_column", "hash_column"])
+def test_weight_and_hash_are_one_existing_column(field: str) -> None:
+    assert "no column" in complaint(**{field: "nope"})
+    assert "is a STRUCT: name one of features.age" in complaint(**{field: "features"})
+
+
+def test_very_wide_tables_do_not_make_endless_messages() -> None:
+    wide = {f"column_{number}": pa.int32() for number in range(1_000)}
+    with pytest.raises(ColumnError) as caught:
+        resolved(wide, features=["x"])
+    assert "and 970 more" in str(caught.value)
+    assert len(str(caught.value)) < 1_000
+
+
+@pytest.mark.parametrize("column", ["city", "state", "key"])
+def test_a_text_feature_is_refused_with_what_to_do(column: str) -> None:
+    text = complaint(features=["age", column])
+    for words in (f'"{column}" is text', "exclude_features", "passthrough", "query"):
+        assert words in text
+
+
+def test_a_text_label_is_refused() -> None:
+    text = complaint(labels=["city"])
+    assert 'labels: column "city" is text' in text
+    assert "query" in text
+
+
+@pytest.mark.parametrize("column", ["price", "tags", "blob", "when", "day", "clock", "nothing"])
+@pytest.mark.parametrize("field", ["features", "labels", "weight_column"])
+def test_what_is_no_number_is_refused_by_name_and_type(field: str, column: str) -> None:
+    text = complaint(**{field: column})
+    assert f'{field}: column "{column}" is of type {TABLE[column]}' in text
+    assert "query" in text
+
+
+@pytest.mark.parametrize("column", ["price", "tags", "blob", "clock", "nothing"])
+def test_what_cannot_be_handed_over_is_refused_by_name_and_type(column: str) -> None:
+    text = complaint(passthrough=[column])
+    assert f'passthrough: column "{column}" is of type {TABLE[column]}' in text
+
+
+def test_every_column_is_read_once_however_often_it_is_used() -> None:
+    columns = resolved(
+        features=["age", "w"],
+        labels=["labels.clicked"],
+        weight_column="w",
+        passthrough=["row_id", "age", "city"],
+        hash_column="key",
+    )
+    assert columns.source_columns == ("age", "w", "labels.clicked", "row_id", "city", "key")
+    assert columns.kept_columns == columns.source_columns[:-1]
+
+
+def test_the_columns_of_a_chunk_have_the_dtypes_that_torch_can_hold() -> None:
+    columns = resolved(
+        features="features",
+        labels=["labels.clicked"],
+        weight_column="w",
+        passthrough=["row_id", "city", "w", "when", "day", "labels.clicked", "features.height"],
+    )
+    assert columns.fixed_columns() == (
+        (Role.FEATURES, "features", "float32", 3),
+        (Role.LABEL, "labels.clicked", "float32", 1),
+        (Role.WEIGHT, "w", "float32", 1),
+        (Role.PASSTHROUGH, "row_id", "int64", 1),
+        (Role.PASSTHROUGH, "w", "int64", 1),
+        (Role.PASSTHROUGH, "when", "int64", 1),
+        (Role.PASSTHROUGH, "day", "int64", 1),
+        (Role.PASSTHROUGH, "labels.clicked", "bool", 1),
+        (Role.PASSTHROUGH, "features.height", "float64", 1),
+    )
+    assert columns.text_columns() == ((Role.PASSTHROUGH, "city"),)
+    assert columns.row_nbytes == 3 * 4 + 4 + 4 + 4 * 8 + 1 + 8 + 8
+
+
+def test_a_resolution_travels_to_a_worker() -> None:
+    columns = resolved(features="features", passthrough=["when", "state"])
+    assert pickle.loads(pickle.dumps(columns)) == columns

@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from faucet_client.channel import Grant, ReaderCall, ReaderRequest, Started
 from faucet_client.errors import (
+    AccessDenied,
     DaemonError,
     DaemonUnreachable,
     FaucetError,
@@ -324,13 +325,18 @@ class _Feed:
         return started
 
     def _pull(self) -> None:
+        end: FaucetError = IteratorError("the iterator is closed")
         try:
             for message in self._call:
                 if isinstance(message, Started):
                     self._started.put(message)
                 elif self.ledger.open:  # else it is not fetched, and the daemon takes it back
-                    self._map(message)
-            end: FaucetError = IteratorError("the iterator is closed")
+                    try:
+                        self._map(message)
+                    except AccessDenied as error:
+                        # It has been taken back, since the stream is at its end, which says why.
+                        end = error
+                        self.ledger.close()
         except FaucetError as error:
             end = error
         except Exception as error:  # noqa: BLE001  # the trainer's thread raises it
@@ -385,6 +391,7 @@ class Reader:
         self._joined = 0
         self._copied = 0
         self._seconds_waited = 0.0
+        self._failure: FaucetError | None = None
         _readers.add(self)
         self._forked = False
 
@@ -406,6 +413,15 @@ class Reader:
     def mark_forked(self) -> None:
         """This is a forked child's copy: its next batch is an error."""
         self._forked = True
+
+    def check(self) -> None:
+        """Raises what has ended the reader, if an error has.
+
+        A generator that has raised just stops when it is asked again, which must not pass for the
+        end of the data.
+        """
+        if self._failure is not None:
+            raise _again(self._failure)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch, which must come after the last one that was begun.
@@ -444,6 +460,8 @@ class Reader:
                         carry = [_own(carry)] if len(carry) > 1 else carry
                         continue
                     yield self._joined_batch(carry, epoch, number, total)
+                    if self._forked:
+                        self._fail(IteratorError(_FORKED))
                     number += 1
                     carry, carried = [], 0
                 while stop - position >= size:
@@ -455,7 +473,7 @@ class Reader:
                     else:
                         yield Batch(columns, position, end, epoch, number, total)
                     if self._forked:
-                        raise IteratorError(_FORKED)
+                        self._fail(IteratorError(_FORKED))
                     number += 1
                     position = end
                 if position < stop:
@@ -503,6 +521,8 @@ class Reader:
 
     def _next_run(self, epoch: int) -> _Run:
         while True:
+            if epoch != self._epoch:
+                raise IteratorError(f"epoch {epoch} was given up when epoch {self._epoch} began")
             run = self._pop()
             self._feed.ledger.credit(1, self._rows, self._seconds_waited)
             if run.epoch == epoch:
@@ -513,7 +533,7 @@ class Reader:
 
     def _pop(self) -> _Run:
         if self._pid != os.getpid():
-            raise IteratorError(_FORKED)
+            self._fail(IteratorError(_FORKED))
         ready = self._feed.ready
         try:
             run = ready.get_nowait()
@@ -523,8 +543,12 @@ class Reader:
             self._seconds_waited += time.monotonic() - began
         if isinstance(run, FaucetError):
             ready.put(run)  # for whoever asks again
-            raise run
+            self._fail(run)
         return run
+
+    def _fail(self, error: FaucetError) -> NoReturn:
+        self._failure = error
+        raise _again(error)
 
     def _wait(self, ready: queue.SimpleQueue[_Run | FaucetError]) -> _Run | FaucetError:
         patience_s = PATIENCE_S
@@ -558,6 +582,11 @@ def _mark_forked() -> None:
 os.register_at_fork(after_in_child=_mark_forked)
 
 
+def _again(error: FaucetError) -> FaucetError:
+    """The same error without its traceback, which would keep the memory of all that it went by."""
+    return type(error)(error.message)
+
+
 def _own(pieces: list[Piece]) -> Piece:
     rows = copy_rows(pieces)
     return rows, 0, rows.rows
@@ -579,10 +608,15 @@ class BatchIterator:
         self._batches = _flat(reader)
 
     def __iter__(self) -> Iterator[Batch]:
+        self._reader.check()
         return self._batches
 
     def __next__(self) -> Batch:
-        return next(self._batches)
+        try:
+            return next(self._batches)
+        except StopIteration:
+            self._reader.check()
+            raise
 
     def __len__(self) -> int:
         """Batches of all its epochs."""

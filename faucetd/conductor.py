@@ -33,6 +33,7 @@ from faucetd.errors import (
     AccessDenied,
     BudgetError,
     ChunkFailed,
+    DaemonUnreachable,
     DatasetInUse,
     DatasetNotFound,
     FaucetError,
@@ -41,10 +42,15 @@ from faucetd.errors import (
     SourceEmpty,
     from_code,
 )
-from faucetd.fetch.plan import PlannedChunk
+from faucetd.fetch.pieces import PlannedChunk
 from faucetd.schedule import events, instructions
 from faucetd.schedule.instructions import SegmentId
-from faucetd.schedule.scheduler import MAX_ATTEMPTS, Scheduler, required_bytes
+from faucetd.schedule.scheduler import (
+    MAX_ATTEMPTS,
+    InvalidTransition,
+    Scheduler,
+    required_bytes,
+)
 from faucetd.serve.backend import DatasetInfo, Granted, OpenProgress, ReaderRequest, Started
 from faucetd.serve.sessions import Session
 from faucetd.worker import messages
@@ -148,6 +154,8 @@ class Conductor:
         self._scheduler = Scheduler(settings.memory_budget)
         self._pool: WorkerPool | None = None
         self._forget_session: Callable[[Session], None] = lambda _session: None
+        self._broken: Callable[[Exception], None] = lambda _error: None
+        self._draining = False
         self._started_at = time.monotonic()
         self._datasets: dict[str, _Dataset] = {}
         self._segments: dict[SegmentId, tuple[int, SegmentLayout]] = {}
@@ -163,16 +171,37 @@ class Conductor:
         self._openings_by_request: dict[DatasetSpec, asyncio.Task[str]] = {}
         self._openings_progress: dict[DatasetSpec, _Opening] = {}
 
-    def wire(self, pool: WorkerPool, forget_session: Callable[[Session], None]) -> None:
-        """Hands over what could only be made once this existed."""
+    def wire(
+        self,
+        pool: WorkerPool,
+        forget_session: Callable[[Session], None],
+        broken: Callable[[Exception], None],
+    ) -> None:
+        """Hands over what could only be made once this existed.
+
+        Args:
+            pool: The workers.
+            forget_session: Called when a session is over while its process lives.
+            broken: Called with a bug after which nothing can be promised.
+        """
         self._pool = pool
         self._forget_session = forget_session
+        self._broken = broken
+
+    def drain(self) -> None:
+        """No new datasets and readers from now on."""
+        self._draining = True
 
     # Events and instructions.
 
     def happened(self, event: events.Event) -> None:
         """Tells the scheduler, and does what it says."""
-        for instruction in self._scheduler.handle(event):
+        try:
+            todo = self._scheduler.handle(event)
+        except InvalidTransition as error:
+            self._broken(error)
+            raise
+        for instruction in todo:
             self._carry_out(instruction)
 
     def _carry_out(self, instruction: instructions.Instruction) -> None:
@@ -292,6 +321,7 @@ class Conductor:
             self._segments[SegmentId(load.dataset, load.chunk, split)] = (fd, layout)
         if dataset is not None:
             dataset.chunks_made += 1
+            dataset.error = ""
             dataset.rows_read += message.rows_read
             dataset.bytes_read += message.bytes_read
             for column, counts in message.counts.items():
@@ -343,8 +373,9 @@ class Conductor:
         self, spec: DatasetSpec, key: str
     ) -> AsyncIterator[OpenProgress | DatasetInfo]:
         """Opens the dataset, or joins it: clients that ask for the same share one opening."""
+        self._refuse_if_draining()
         if key:
-            if key not in self._datasets or self._datasets[key].spec != spec:
+            if key not in self._datasets:
                 raise DatasetNotFound(
                     f"dataset {key} is not open any more; open it anew with FaucetClient.open()"
                 )
@@ -354,7 +385,7 @@ class Conductor:
         if task is None:
             task = asyncio.create_task(self._open(spec))
             self._openings_by_request[spec] = task
-            task.add_done_callback(lambda _task: self._openings_by_request.pop(spec, None))
+            task.add_done_callback(lambda done: self._opening_ended(spec, done))
         while not task.done():
             opening = self._openings_progress.get(spec)
             if opening is None:
@@ -367,6 +398,12 @@ class Conductor:
             if not task.done() and opening.progress is not None:
                 yield opening.progress
         yield self._info(task.result())
+
+    def _opening_ended(self, spec: DatasetSpec, task: asyncio.Task[str]) -> None:
+        self._openings_by_request.pop(spec, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # Whoever waited is told, and nobody may have waited: a failure is never cached.
+            _log.info("opening %s failed: %s", spec.source, error)
 
     async def _open(self, spec: DatasetSpec) -> str:
         """The key of the dataset, which is open when this returns."""
@@ -474,6 +511,7 @@ class Conductor:
 
     def read(self, session: Session, request: ReaderRequest) -> _Reader:
         """Starts a reader, if its name is free."""
+        self._refuse_if_draining()
         if request.dataset_key not in self._datasets:
             raise DatasetNotFound(
                 f"dataset {request.dataset_key} is not open any more; open it anew with "
@@ -504,6 +542,10 @@ class Conductor:
             )
         )
         return reader
+
+    def _refuse_if_draining(self) -> None:
+        if self._draining:
+            raise DaemonUnreachable("this daemon is stopping; try again when it has been restarted")
 
     def reader_left(self, reader: _Reader) -> None:
         """No more grants; what was granted stays."""

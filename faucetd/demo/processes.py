@@ -11,12 +11,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Self
+
+from faucetd.demo.interrupts import Interrupts
 
 STOP_TIMEOUT_S = 10.0
 KILL_TIMEOUT_S = 2.0
@@ -43,11 +44,13 @@ class Processes:
     Args:
         folder: Where their logs are written.
         environ: Their environment.
+        interrupts: What may interrupt, but not between the start of a process and its noting.
     """
 
-    def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, environ: Mapping[str, str], interrupts: Interrupts) -> None:
         self._folder = folder
         self._environ = dict(environ)
+        self._interrupts = interrupts
         self._children: list[Child] = []
 
     def start(
@@ -55,7 +58,7 @@ class Processes:
     ) -> Child:
         """Starts `python -m module arguments`; what it prints goes to its log, or to a pipe."""
         log = self._folder / f"{name}.log"
-        with log.open("wb") as stderr:
+        with log.open("wb") as stderr, self._interrupts.held():
             process = subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
                 stdin=subprocess.DEVNULL,
@@ -64,14 +67,15 @@ class Processes:
                 env=self._environ,
                 start_new_session=True,
             )
-        child = Child(name, process, log)
-        self._children.append(child)
+            child = Child(name, process, log)
+            self._children.append(child)
         return child
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._interrupts.ignore()
         # The last one first: trainers before the daemon that feeds them.
         for child in reversed(self._children):
             _stop(child.process)
@@ -92,25 +96,3 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
             os.killpg(process.pid, 0)
             time.sleep(0.01)
     process.wait()
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Within it, the first SIGINT, SIGTERM or SIGHUP is a KeyboardInterrupt; further ones nothing.
-
-    An impatient second Ctrl-C would otherwise interrupt the cleaning up.
-    """
-    met: list[int] = []
-
-    def interrupt(number: int, _: FrameType | None) -> None:
-        if not met:
-            met.append(number)
-            raise KeyboardInterrupt
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -17,7 +17,8 @@ from faucet_client.errors import DaemonUnreachable, FaucetError
 from faucet_client.status import Status
 from faucetd.config import VARIABLE_PREFIX
 from faucetd.demo.display import Job, daemon_lines, make_display, results_table
-from faucetd.demo.processes import Child, Processes, interruptible
+from faucetd.demo.interrupts import Interrupts
+from faucetd.demo.processes import Child, Processes
 from faucetd.demo.progress import EpochEnd, Event, Failure, read_event
 from faucetd.demo.table import LATE_MINUTES, make_table
 from faucetd.probe import probe
@@ -43,11 +44,14 @@ def run() -> None:
     console = Console(highlight=False)
     started = time.monotonic()
     with ExitStack() as stack:
-        # In the order of their ends: first the processes, then the folder, then the signals.
-        stack.enter_context(interruptible())
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="faucetd-demo-")))
+        # They end in the opposite order: the processes first, then the folder, then the signals.
+        interrupts = stack.enter_context(Interrupts())
+        with interrupts.held():
+            temporary = tempfile.TemporaryDirectory(prefix="faucetd-demo-")
+            folder = Path(stack.enter_context(temporary))
         address = parse_address(f"{folder}/faucetd.sock")
-        processes = stack.enter_context(Processes(folder, _environ(address, folder)))
+        environ = _environ(address, folder)
+        processes = stack.enter_context(Processes(folder, environ, interrupts))
 
         console.print("Writing the flights of 2013 into a DuckDB file …")
         database = folder / "flights.duckdb"

@@ -6,6 +6,10 @@ the aeroplane, and the delay of the departure itself. What is known only later i
 `arr_time`, `arr_delay` and `air_time`. Flights that never arrived (cancelled or diverted; 9,430 of
 336,776) have no label and are left out too. Age and seats of the aeroplane are unknown for every
 sixth flight, so the features have nulls.
+
+The rows are in the order of a hash, not of the calendar. A chunk is made of neighbouring rows, and
+the rows of one chunk reach a trainer one after another: chunks of one season each would have it
+forget the other seasons.
 """
 
 from __future__ import annotations
@@ -76,7 +80,7 @@ def _select() -> str:
         FROM raw_flights
         LEFT JOIN (SELECT tailnum, year AS plane_year, seats FROM raw_planes) USING (tailnum)
         WHERE arr_delay IS NOT NULL
-        ORDER BY row_id
+        ORDER BY hash(row_id)
     """
 
 

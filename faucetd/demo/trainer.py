@@ -33,9 +33,7 @@ class Net(nn.Module):
 
     def __init__(self, features: int) -> None:
         super().__init__()
-        # Means over all batches, not the latest ones: the table is sorted by date, so those would
-        # be the means of a season.
-        self.standardize = nn.BatchNorm1d(features, affine=False, momentum=None)
+        self.standardize = nn.BatchNorm1d(features, affine=False)
         self.layers = nn.Sequential(nn.Linear(2 * features, 64), nn.ReLU(), nn.Linear(64, 1))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:

@@ -32,8 +32,9 @@ from faucetd.fetch.connection import (
 )
 from faucetd.fetch.files import FileState, snapshot_of
 from faucetd.fetch.flat import FlatSchema, Leaf, assemble, batch_rows
+from faucetd.fetch.pieces import Piece, Stream
 from faucetd.fetch.scratch import TABLE, check_query, materialize, scratch_path
-from faucetd.fetch.source import Column, Fetched, Piece, Stream
+from faucetd.fetch.source import Column, Fetched
 
 _STREAMS = 128
 _VECTOR_ROWS = 2_048
@@ -129,7 +130,6 @@ class DuckDBTable:
             self._connection = None
 
     def _read(self, start: int, stop: int, leaves: Sequence[Leaf]) -> Iterator[Fetched]:
-        _check_unchanged(self._states)
         selected = "".join(f", {_expression(leaf)}" for leaf in leaves)
         sql = f"SELECT rowid{selected} FROM {self._relation} WHERE rowid >= ? AND rowid < ?"
         position = start
@@ -144,6 +144,7 @@ class DuckDBTable:
                         batches = relation.to_arrow_reader(batch_rows(leaves))
                     batch = batches.read_next_batch()
                 except StopIteration:
+                    _check_unchanged(self._states)  # else the end might have come too early
                     return
                 except (duckdb.Error, pa.ArrowException, OSError) as error:
                     raise self._failed(position, stop, error) from error

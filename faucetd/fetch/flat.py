@@ -101,7 +101,8 @@ def project(batch: pa.RecordBatch, leaves: Sequence[Leaf]) -> pa.RecordBatch:
 def assemble(arrays: Sequence[pa.Array[Any]], leaves: Sequence[Leaf]) -> pa.RecordBatch:
     """A flat batch of arrays that stand for `leaves`, each made plain."""
     schema = pa.schema([pa.field(leaf.name, leaf.type) for leaf in leaves])
-    return pa.RecordBatch.from_arrays([_plain(array) for array in arrays], schema=schema)
+    plain = [_plain(array, leaf.type) for array, leaf in zip(arrays, leaves, strict=True)]
+    return pa.RecordBatch.from_arrays(plain, schema=schema)
 
 
 def batch_rows(leaves: Sequence[Leaf]) -> int:
@@ -135,14 +136,10 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def _plain(array: pa.Array[Any]) -> pa.Array[Any]:
+def _plain(array: pa.Array[Any], kind: pa.DataType) -> pa.Array[Any]:
     if isinstance(array, pa.ExtensionArray):
-        return _plain(array.storage)
-    if isinstance(array, pa.DictionaryArray):
-        return _plain(array.dictionary_decode())
-    if pa.types.is_string_view(array.type) or pa.types.is_binary_view(array.type):
-        return array.cast(_plain_type(array.type))
-    return array
+        array = array.storage
+    return array if array.type == kind else array.cast(kind)
 
 
 def _row_bytes(kind: pa.DataType) -> float:

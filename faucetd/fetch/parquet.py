@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 from faucetd.errors import SourceError, SourceNotFound, SourceReadError
 from faucetd.fetch.files import FileState, forbidden, snapshot_of
 from faucetd.fetch.flat import FlatSchema, Leaf, batch_rows, project
-from faucetd.fetch.source import Column, Fetched, Piece, Stream
+from faucetd.fetch.pieces import Piece, Stream
+from faucetd.fetch.source import Column, Fetched
 
 _READ_BUFFERS_BYTES = 16 << 20
 _MAX_READ_BUFFER_BYTES = 256 << 10
@@ -99,7 +100,6 @@ class ParquetTable:
             return
         number, group = (int(part) for part in place.stream.split(":"))
         state = self._files[number]
-        state.check_unchanged()
         cursor = self._take_kept(place) or _Cursor(self._open(number), group, leaves)
         try:
             cursor.skip(place.position - cursor.position)

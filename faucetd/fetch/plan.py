@@ -13,7 +13,8 @@ from itertools import pairwise
 import msgspec
 import numpy as np
 
-from faucetd.fetch.source import Piece, Source, Stream
+from faucetd.fetch.pieces import Piece, PlannedChunk, Stream
+from faucetd.fetch.source import Source
 from faucetd.fetch.split import EVAL, TRAIN, Splitter, read_split
 
 CHUNK_BYTES = 64 << 20
@@ -37,15 +38,6 @@ class ChunkCut(msgspec.Struct, frozen=True):
 
     pieces: tuple[Piece, ...]
     lane: int
-
-
-class PlannedChunk(msgspec.Struct, frozen=True):
-    """A chunk whose rows have been counted, exactly."""
-
-    pieces: tuple[Piece, ...]
-    lane: int
-    train_rows: int
-    eval_rows: int
 
 
 class Counted(msgspec.Struct, frozen=True):

@@ -18,8 +18,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import msgspec
 import pyarrow as pa
+
+from faucetd.fetch.pieces import Piece, Stream
 
 BATCH_ROWS = 65_536
 """Rows a record batch at most; what a reader holds in memory is a few of these."""
@@ -34,27 +35,6 @@ class Column:
 
     name: str
     type: pa.DataType
-
-
-class Stream(msgspec.Struct, frozen=True):
-    """A run of rows in one stable order: a file's row group, a range of rowids, a session's stream.
-
-    `rows` is how many rows lie between positions `start` and `stop`, as far as the source knows
-    without reading; for the embedded sources it is exact or, for a table with deleted rows, more.
-    """
-
-    id: str
-    start: int
-    stop: int
-    rows: int
-
-
-class Piece(msgspec.Struct, frozen=True):
-    """The part [start, stop) of a stream, in positions."""
-
-    stream: str
-    start: int
-    stop: int
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ import pyarrow as pa
 
 from faucet_client.spec import SplitBuckets
 from faucetd.errors import ColumnError
-from faucetd.fetch.source import Column, Piece, Source
+from faucetd.fetch.pieces import Piece
+from faucetd.fetch.source import Column, Source
 
 TRAIN = 0
 EVAL = 1

@@ -250,18 +250,42 @@ class Scheduler:
         if reader.chunks and event.epochs > 0:
             self._start_epoch(reader, event.first_epoch)
 
+    def _keep_promises(self) -> None:
+        """Segments have proved larger than planned: the last readers to come may be too many now."""
+        while (active := [r for r in self._readers.values() if not r.left]) and (
+            self._promised_bytes() + self._largest_load_bytes() > self._budget_bytes
+        ):
+            reader = active[-1]
+            segment = self._datasets[reader.dataset].largest_segment_bytes[reader.split]
+            message = (
+                f"the text columns of {reader.dataset} are longer than was reserved for them, and "
+                f"memory_budget={self._budget_bytes:,} bytes cannot hold {len(active)} readers of "
+                f"{FLOOR_SEGMENTS} segments of {segment:,} each, and one load beside them. Raise "
+                "memory_budget, or open the dataset with a smaller chunk_rows"
+            )
+            self._out.append(FailReader(reader.id, BudgetError.code, message))
+            self._leave(reader)
+
+    def _promised_bytes(self) -> int:
+        return sum(
+            min(limit, self._datasets[key].split_bytes[split])
+            for (key, split), limit in self._limits().items()
+        )
+
+    def _largest_load_bytes(self) -> int:
+        return max(
+            (self._datasets[key].largest_segment_bytes[split] for key, split in self._limits()),
+            default=0,
+        )
+
     def _promise(self, dataset: Dataset, split: Split) -> int:
         """The bytes of leases that a new reader of the split can be promised (invariant 4)."""
         segment = dataset.largest_segment_bytes[split]
         whole = dataset.split_bytes[split]
         limits = self._limits()
         mine = limits.get((dataset.key, split), 0)
-        promised = sum(
-            min(limit, self._datasets[key].split_bytes[of]) for (key, of), limit in limits.items()
-        )
-        load = max(
-            [segment] + [self._datasets[key].largest_segment_bytes[of] for key, of in limits],
-        )
+        promised = self._promised_bytes()
+        load = max(segment, self._largest_load_bytes())
         free = self._budget_bytes - promised - load
         counted = min(mine, whole)
         if whole - counted <= free // 2:
@@ -406,6 +430,7 @@ class Scheduler:
             for split in load.splits:
                 share = dataset.chunks[load.chunk].rows.get(split, 0) / rows
                 dataset.learn_bytes(load.chunk, split, int(total * share) + 1)
+            self._keep_promises()
         if self._make_room(event.nbytes, wanted_too=True):
             load.reserved_bytes = total
             self._use(event.nbytes)
@@ -445,7 +470,7 @@ class Scheduler:
             return
         dataset.attempts.pop(load.chunk, None)
         for reader in list(dataset.readers.values()):
-            if load.chunk in reader.pending:
+            if reader.split in load.splits and load.chunk in reader.pending:
                 self._out.append(FailReader(reader.id, code, message))
                 self._leave(reader)
 
@@ -503,40 +528,37 @@ class Scheduler:
             if choice is None:
                 return
             dataset, chunk, reader = choice
-            needed = tuple(
-                split
-                for split in SPLITS
-                if split == reader.split or chunk in dataset.missing[split]
-            )
-            nbytes = sum(dataset.segment_bytes(chunk, split) for split in needed)
-            if not self._make_room(nbytes, wanted_too=reader in unserved):
+            if not self._make_room(
+                dataset.segment_bytes(chunk, reader.split), wanted_too=reader in unserved
+            ):
                 return
-            splits = needed + tuple(
-                split
-                for split in SPLITS
-                if split not in needed and self._fits(dataset, chunk, split, nbytes)
-            )
-            self._start_load(worker, dataset, chunk, splits)
+            self._start_load(worker, dataset, chunk, reader.split)
 
-    def _fits(self, dataset: Dataset, chunk: int, split: Split, beside_bytes: int) -> bool:
-        """Whether a split that nobody wants now can be kept without evicting anything."""
-        if not dataset.chunks[chunk].rows.get(split):
-            return False
-        if SegmentId(dataset.key, chunk, split) in self._resident:
-            return False
-        nbytes = dataset.segment_bytes(chunk, split)
-        return self._used_bytes + beside_bytes + nbytes <= self._budget_bytes
-
-    def _start_load(
-        self, worker: int, dataset: Dataset, chunk: int, splits: tuple[Split, ...]
-    ) -> None:
-        reserved = sum(dataset.segment_bytes(chunk, split) for split in splits)
+    def _start_load(self, worker: int, dataset: Dataset, chunk: int, split: Split) -> None:
+        """Loads a chunk for one split, for which there is room, and keeps the other if it can."""
+        splits = [split]
+        reserved = dataset.segment_bytes(chunk, split)
+        (other,) = (each for each in SPLITS if each != split)
+        if self._could_keep(dataset, chunk, other):
+            nbytes = dataset.segment_bytes(chunk, other)
+            wanted = chunk in dataset.missing[other]
+            if self._make_room(reserved + nbytes, wanted_too=False, evict=wanted):
+                splits.append(other)
+                reserved += nbytes
         self._use(reserved)
-        self._loads[worker] = LoadState(dataset.key, chunk, splits, reserved)
-        for split in splits:
-            dataset.missing[split].discard(chunk)
+        self._loads[worker] = LoadState(dataset.key, chunk, tuple(splits), reserved)
+        for each in splits:
+            dataset.missing[each].discard(chunk)
         del self._idle[worker]
-        self._out.append(Load(worker, dataset.key, chunk, splits))
+        self._out.append(Load(worker, dataset.key, chunk, tuple(splits)))
+
+    def _could_keep(self, dataset: Dataset, chunk: int, split: Split) -> bool:
+        """Whether a load of the chunk would yield the split, and nobody has it or makes it."""
+        return (
+            bool(dataset.chunks[chunk].rows.get(split))
+            and SegmentId(dataset.key, chunk, split) not in self._resident
+            and chunk not in self._loading(dataset.key, split)
+        )
 
     def _unserved(self) -> list[Reader]:
         """Readers that wait, may hold more, and have no load under way for them; longest first."""
@@ -570,9 +592,11 @@ class Scheduler:
         missing = self._datasets[reader.dataset].missing[reader.split]
         return len(reader.pending) - len(reader.pending & missing)
 
-    def _make_room(self, nbytes: int, *, wanted_too: bool) -> bool:
+    def _make_room(self, nbytes: int, *, wanted_too: bool, evict: bool = True) -> bool:
         """Evicts until `nbytes` are free, or evicts nothing and says that it cannot be done."""
         short = self._used_bytes + nbytes - self._budget_bytes
+        if short > 0 and not evict:
+            return False
         chosen: list[Segment] = []
         left = dict(self._resident)
         while short > 0:

@@ -13,7 +13,7 @@ import msgspec
 
 from faucet_client.layout import SegmentLayout
 from faucet_client.spec import DatasetSpec, DuckDBSource, ParquetSource, Split
-from faucetd.fetch.plan import PlannedChunk
+from faucetd.fetch.pieces import PlannedChunk
 
 _SOURCES = {"parquet": ParquetSource, "duckdb": DuckDBSource}
 

@@ -17,7 +17,15 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from faucetd.worker import wire
-from faucetd.worker.messages import Allow, FromWorker, Ready, Task
+from faucetd.worker.messages import (
+    Allow,
+    CheckSnapshot,
+    FromWorker,
+    LoadChunk,
+    Open,
+    Ready,
+    Task,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -27,6 +35,14 @@ START_TIMEOUT_S = 120.0
 RESPAWN_DELAYS_S = (0.0, 0.1, 0.5, 2.0, 5.0)
 """Before the n-th start in a row that never became ready: a worker that cannot start at all must
 not keep a core busy."""
+
+
+_STATES: dict[type[Task], str] = {
+    Open: "opening",
+    CheckSnapshot: "opening",
+    LoadChunk: "loading",
+}
+"""What a worker does, as the status has it."""
 
 
 class PoolListener(Protocol):
@@ -78,7 +94,7 @@ class WorkerPool:
     def give(self, worker: int, task: Task) -> None:
         """Gives a ready worker something to do."""
         state = self._workers[worker]
-        state.task = type(task).__name__
+        state.task = _STATES[type(task)]
         self._send(state, task)
 
     def answer(self, worker: int, allowed: bool) -> None:

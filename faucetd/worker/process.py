@@ -27,7 +27,8 @@ import torch
 from faucet_client.spec import SPLITS, DatasetSpec, Split
 from faucetd.errors import BudgetError, FaucetError, InternalError, SourceEmpty
 from faucetd.fetch.opening import current_snapshot, open_source
-from faucetd.fetch.plan import PlannedChunk, choose_chunk_rows, count, cut
+from faucetd.fetch.pieces import PlannedChunk
+from faucetd.fetch.plan import choose_chunk_rows, count, cut
 from faucetd.fetch.source import Source
 from faucetd.fetch.split import Splitter, read_split
 from faucetd.prepare.chunk import ChunkPreparer
@@ -51,6 +52,7 @@ from faucetd.worker.messages import (
     Progress,
     Ready,
     SnapshotIs,
+    ToWorker,
     read_spec,
 )
 
@@ -61,6 +63,9 @@ PREPARE_VERSION = 1
 
 OPEN_SOURCES = 2
 """Sources that a worker keeps open: the one that it reads, and one to change to and fro."""
+
+IDLE_S = 5.0
+"""Without a task for so long, a worker closes its sources."""
 
 PROGRESS_INTERVAL_S = 0.1
 
@@ -94,7 +99,7 @@ class Worker:
     def run(self) -> None:
         """Does what it is told until the daemon is gone."""
         self._say(Ready())
-        while (task := wire.receive_from_daemon(self._sock)) is not None:
+        while (task := self._next_task()) is not None:
             try:
                 match task:
                     case Open():
@@ -124,6 +129,15 @@ class Worker:
                         "the daemon's log",
                     )
                 )
+
+    def _next_task(self) -> ToWorker | None:
+        while True:
+            try:
+                return wire.receive_from_daemon(self._sock)
+            except TimeoutError:
+                # An open database keeps its writers out, and a preparer keeps a chunk's memory.
+                for dataset in list(self._datasets):
+                    self._forget(dataset)
 
     def _say(self, message: FromWorker, fds: Sequence[int] = ()) -> None:
         wire.send(self._sock, message, tuple(fds))
@@ -248,7 +262,9 @@ class Worker:
             _AbandonedError: there is no room; the chunk is tried again later.
         """
         self._say(ExtraBytes(nbytes))
+        self._sock.settimeout(None)
         answer = wire.receive_from_daemon(self._sock)
+        self._sock.settimeout(IDLE_S)
         if answer is None:
             raise SystemExit(0)
         if not isinstance(answer, Allow):
@@ -313,6 +329,7 @@ def main() -> None:
     logging.basicConfig(format="%(asctime)s worker %(process)d %(levelname)s: %(message)s")
     torch.set_num_threads(1)
     with socket.socket(fileno=sock_fd) as sock:
+        sock.settimeout(IDLE_S)
         Worker(sock).run()
 
 

@@ -62,9 +62,13 @@ def receive_from_daemon(sock: socket.socket) -> ToWorker | None:
 
 def _receive(sock: socket.socket, side: Any) -> tuple[Any, list[int]] | None:
     item = array.array("i").itemsize
-    data, ancillary, _, _ = sock.recvmsg(
-        _MAX_PACKET + 1, socket.CMSG_SPACE(_MAX_FDS * item), socket.MSG_CMSG_CLOEXEC
-    )
+    wanted = _MAX_PACKET + 1, socket.CMSG_SPACE(_MAX_FDS * item), socket.MSG_CMSG_CLOEXEC
+    try:
+        data, ancillary, _, _ = sock.recvmsg(*wanted)
+    except ConnectionResetError:
+        # The other side died and left packets of ours unread. The kernel says so once; then come
+        # the packets that it had sent, and the end.
+        data, ancillary, _, _ = sock.recvmsg(*wanted)
     fds = array.array("i")
     for level, kind, payload in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):

@@ -67,7 +67,10 @@ def read_until(demo: subprocess.Popen[str], text: str) -> None:
 
 
 def assert_nothing_is_left(folder: Path) -> None:
-    assert processes_of(folder) == []
+    left = [
+        process.as_dict(["pid", "ppid", "cmdline", "status"]) for process in processes_of(folder)
+    ]
+    assert left == []
     assert list(folder.iterdir()) == []
 
 
@@ -81,7 +84,7 @@ def test_four_trainers_learn_from_a_table_that_is_read_once(folder: Path) -> Non
     assert len(rows) == 4
     best = max(float(last_auc) for _, _, last_auc, _, _ in rows)
     # The delay of the departure alone has 0.8977.
-    assert best > 0.8985
+    assert best > 0.9
     assert_nothing_is_left(folder)
 
 

@@ -63,8 +63,11 @@ def test_a_container_may_see_a_path_that_is_not_below_its_mount(
 
 
 @pytest.mark.parametrize("path", ["/../sibling", "/a/../../b", "/dockers/2"])
-def test_a_path_outside_of_the_mount_ends_at_the_mount(root: Path, path: str) -> None:
-    membership(root, f"0::{path}", V2.replace("0:28 /", "0:28 /docker"))
+@pytest.mark.parametrize("mounted_part", ["/", "/docker"])
+def test_a_path_outside_of_the_mount_ends_at_the_mount(
+    root: Path, mounted_part: str, path: str
+) -> None:
+    membership(root, f"0::{path}", V2.replace("0:28 /", f"0:28 {mounted_part}"))
     write(root, "sys/fs/cgroup/memory.max", f"{GIB}\n")
     write(root, "sys/fs/memory.max", "1\n")
     assert memory_limit(root).nbytes == GIB

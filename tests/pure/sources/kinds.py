@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 from faucet_client.spec import DuckDBSource, ParquetSource
 from faucet_client.spec import Source as SourceDescription
 from faucetd.fetch.opening import open_source
-from faucetd.fetch.source import Piece, Source
+from faucetd.fetch.pieces import Piece
+from faucetd.fetch.source import Source
 
 Row = tuple[Any, ...]
 

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -21,6 +22,7 @@ from faucetd.errors import (
     SourceReadError,
     SpecError,
 )
+from faucetd.fetch import duckdb as duckdb_module
 from faucetd.fetch import scratch as scratch_module
 from faucetd.fetch.connection import catalog_name, connect, reading
 from faucetd.fetch.duckdb import DuckDBTable, stream_span
@@ -328,6 +330,32 @@ def test_a_column_called_rowid_is_refused(tmp_path: Path, scratch: str) -> None:
     path = database(tmp_path / "t.duckdb", "CREATE TABLE t AS SELECT 7 AS RowId")
     with pytest.raises(ColumnError, match="hides DuckDB's row numbers"):
         DuckDBTable(path, table="t", scratch_dir=scratch)
+
+
+def test_a_database_that_changes_while_it_is_opened_is_noticed(
+    flights: str, scratch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = database(tmp_path / "other.duckdb", "CREATE TABLE flights AS SELECT 1 AS id")
+
+    def replacing(path: str, **options: Any) -> duckdb.DuckDBPyConnection:
+        os.replace(other, path)
+        return connect(path, **options)
+
+    monkeypatch.setattr(duckdb_module, "connect", replacing)
+    with pytest.raises(SourceChanged, match="was replaced"):
+        DuckDBTable(flights, table="flights", scratch_dir=scratch)
+
+
+def test_the_end_of_a_piece_counts_only_if_the_database_is_still_the_same(
+    flights: str, scratch: str
+) -> None:
+    table = DuckDBTable(flights, table="flights", scratch_dir=scratch)
+    reading_rows = table.read(whole(table)[0], ["id"])
+    next(reading_rows)
+    os.utime(flights, ns=(0, 0))
+    with pytest.raises(SourceChanged, match="was written to"):
+        next(reading_rows)
+    table.close()
 
 
 def test_changes_in_the_write_ahead_log_count(tmp_path: Path, scratch: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 from faucetd.errors import ColumnError, SourceChanged, SourceNotFound, SourceReadError
 from faucetd.fetch import parquet
 from faucetd.fetch.parquet import ParquetTable, parquet_files
-from faucetd.fetch.source import Piece
+from faucetd.fetch.pieces import Piece
 from tests.pure.sources.kinds import rows_of, whole
 
 
@@ -67,6 +67,27 @@ def test_a_read_that_is_left_hands_its_decoder_on(tmp_path: Path, decoders: list
     rest = rows_of(table, [Piece(piece.stream, left_at, piece.stop)], ["id"])
     assert rest == [(n,) for n in range(left_at, 200_000)]
     assert decoders == [0]
+
+
+def test_one_decoder_is_never_used_by_two_reads(tmp_path: Path) -> None:
+    table = ParquetTable(str(write(tmp_path / "t.parquet", 200_000)))
+    piece = whole(table)[0]
+    left_at = next(table.read(piece, ["id"])).position
+    one, other = (table.read(piece, ["id"], left_at) for _ in range(2))
+    firsts = [next(reading).batch.column(0)[0].as_py() for reading in (one, other)]
+    assert firsts == [left_at, left_at]
+
+
+def test_a_single_decayed_byte_is_found_by_the_checksum_of_its_page(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    noise = np.random.default_rng(0).random(50_000)
+    pq.write_table(pa.table({"noise": noise}), path, write_page_checksum=True)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    table = ParquetTable(str(path))
+    with pytest.raises(SourceReadError, match="row group 0, from row"):
+        rows_of(table, whole(table), ["noise"])
 
 
 def test_a_folder_is_its_parquet_files_and_a_pattern_reaches_below(tmp_path: Path) -> None:

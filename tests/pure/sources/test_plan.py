@@ -9,11 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from faucet_client.spec import SplitBuckets
 from faucetd.fetch.parquet import ParquetTable
+from faucetd.fetch.pieces import Piece, Stream
 from faucetd.fetch.plan import (
     CHUNK_BYTES,
     MIN_CHUNK_ROWS,
@@ -23,7 +24,7 @@ from faucetd.fetch.plan import (
     count,
     cut,
 )
-from faucetd.fetch.source import Column, Piece, Stream
+from faucetd.fetch.source import Column
 from faucetd.fetch.split import Splitter
 from tests.pure.sources.kinds import KINDS, Kind, Place, rows_of
 
@@ -55,6 +56,7 @@ def test_every_position_is_in_exactly_one_chunk(spans: list[int], chunk_rows: in
 
 
 @given(spans=SPANS, chunk_rows=st.integers(1, 500))
+@example(spans=[2, 2, 2], chunk_rows=3)
 def test_no_chunk_is_larger_than_asked(spans: list[int], chunk_rows: int) -> None:
     for chunk in cut(streams_of(spans), chunk_rows):
         assert 0 < rows_in(chunk) <= chunk_rows

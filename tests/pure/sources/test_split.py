@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from faucet_client.spec import DatasetSpec, ParquetSource, SplitBuckets
 from faucetd.errors import ColumnError
-from faucetd.fetch.source import Column, Fetched, Piece, Stream
+from faucetd.fetch.pieces import Piece, Stream
+from faucetd.fetch.source import Column, Fetched
 from faucetd.fetch.split import EVAL, OUTSIDE, TRAIN, Splitter, buckets_of, no_split, read_split
 
 # FARM_FINGERPRINT in Google's documentation of BigQuery's hash functions (the rows of its example,

@@ -1,0 +1,1 @@
+"""Benchmarks: ratios within one run, printed with their spread. Run with `make bench`."""

@@ -35,7 +35,7 @@ def write_table(path: Path, rows: int) -> None:
     generator = np.random.default_rng(0)
     columns = {f"f{n}": generator.random(rows, np.float32) for n in range(FEATURES)}
     columns["y"] = generator.integers(0, 2, rows).astype(np.float32)
-    pq.write_table(pa.table(columns), path, row_group_size=65_536)
+    pq.write_table(pa.table(columns), path)
 
 
 def make_step(matmuls: int) -> Step:
@@ -93,8 +93,8 @@ def compare(
 
 
 @click.command()
-@click.option("--rows", default=2_000_000, show_default=True, help="Rows of the table.")
-@click.option("--repeats", default=15, show_default=True, help="Epochs of each kind.")
+@click.option("--rows", default=4_000_000, show_default=True, help="Rows of the table.")
+@click.option("--repeats", default=11, show_default=True, help="Epochs of each kind.")
 @click.option("--batch-size", default=1_024, show_default=True, help="Rows a batch.")
 def main(rows: int, repeats: int, batch_size: int) -> None:
     """A training loop fed by the daemon, against the same loop over local tensors."""

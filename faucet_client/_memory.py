@@ -19,7 +19,7 @@ The best order for a writer, measured over 64 MiB: one page in each 2 MiB, `coll
 `reserve` for the rest: 4 ms, and 1.5 ms to write. `reserve` first costs 33 ms, since the collapse
 has 512 small pages to copy for each huge one; small pages alone cost 16 ms, and 22 ms to write.
 
-ctypes lets go of the interpreter's lock in every call, so all of this may run in a thread.
+The calls that take long let go of the interpreter's lock, so all of this may run in a thread.
 """
 
 from __future__ import annotations
@@ -43,8 +43,11 @@ _MAP_FAILED = ctypes.c_void_p(-1).value
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_libc.mmap.restype = ctypes.c_void_p
-_libc.mmap.argtypes = [
+# Holds the interpreter's lock, for calls that take a few µs: to let go of it, and to wake up when
+# it is free again, takes longer than they do.
+_quick_libc = ctypes.PyDLL(None, use_errno=True)
+_quick_libc.mmap.restype = ctypes.c_void_p
+_quick_libc.mmap.argtypes = [
     ctypes.c_void_p,
     ctypes.c_size_t,
     ctypes.c_int,
@@ -52,7 +55,7 @@ _libc.mmap.argtypes = [
     ctypes.c_int,
     ctypes.c_long,
 ]
-_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_libc.munmap.argtypes = _quick_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
@@ -209,17 +212,17 @@ def _map_aligned(fd: int, nbytes: int, flags: int) -> int:
     try:
         _mmap(address, size, mmap.PROT_READ | mmap.PROT_WRITE, flags | _MAP_FIXED, fd)
     except OSError:
-        unmap(start, reserved)
+        _quick_libc.munmap(start, reserved)
         raise
     if address > start:
-        unmap(start, address - start)
+        _quick_libc.munmap(start, address - start)
     if address + size < start + reserved:
-        unmap(address + size, start + reserved - address - size)
+        _quick_libc.munmap(address + size, start + reserved - address - size)
     return address
 
 
 def _mmap(address: int | None, nbytes: int, protection: int, flags: int, fd: int) -> int:
-    mapped = _libc.mmap(address, nbytes, protection, flags, fd, 0)
+    mapped = _quick_libc.mmap(address, nbytes, protection, flags, fd, 0)
     if mapped is None or mapped == _MAP_FAILED:
         raise _os_error("mmap")
     return int(mapped)

@@ -21,7 +21,7 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -53,129 +53,176 @@ PATIENCE_S = 30.0
 """A wait for data after which the log says so, again each time it has doubled."""
 
 
+class _Block:
+    """Batches that lie one after another in the same columns, and what they have in common.
+
+    The views of a column are made for all batches at once, when the first one asks: that is faster
+    than slicing batch by batch.
+    """
+
+    __slots__ = (
+        "_features",
+        "_labels",
+        "batches_per_epoch",
+        "columns",
+        "epoch",
+        "first_number",
+        "first_row",
+        "size",
+        "stop_row",
+    )
+
+    def __init__(
+        self, columns: Columns, rows: tuple[int, int], size: int, place: tuple[int, int, int]
+    ) -> None:
+        """Rows [first, stop) of `columns`; `place`: epoch, first batch's number, batches."""
+        self.columns = columns
+        self.first_row, self.stop_row = rows
+        self.size = size
+        self.epoch, self.first_number, self.batches_per_epoch = place
+        self._labels: dict[str, Sequence[torch.Tensor]] = {}
+
+    def features(self) -> Sequence[torch.Tensor]:
+        """The features of each batch."""
+        try:
+            return self._features
+        except AttributeError:
+            self._features: Sequence[torch.Tensor] = self._split(self.columns.features)
+            return self._features
+
+    def label(self, name: str) -> Sequence[torch.Tensor]:
+        """A label of each batch."""
+        try:
+            return self._labels[name]
+        except KeyError:
+            self._labels[name] = self._split(self.columns.labels[name])
+            return self._labels[name]
+
+    def _split(self, whole: torch.Tensor) -> Sequence[torch.Tensor]:
+        views: Sequence[torch.Tensor] = whole[self.first_row : self.stop_row].split(self.size)
+        return views
+
+    def rows(self, index: int) -> tuple[int, int]:
+        """First and last-but-one row of a batch, as rows of the columns."""
+        first = self.first_row + index * self.size
+        return first, min(first + self.size, self.stop_row)
+
+
+class _Labels(Mapping[str, torch.Tensor]):
+    """The labels of one batch."""
+
+    __slots__ = ("_block", "_index")
+
+    def __init__(self, block: _Block, index: int) -> None:
+        self._block = block
+        self._index = index
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._block.label(name)[self._index]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._block.columns.labels)
+
+    def __len__(self) -> int:
+        return len(self._block.columns.labels)
+
+    def __repr__(self) -> str:
+        return f"{{{', '.join(self)}}}"
+
+
 class Batch:
     """A mini-batch. Its tensors are made when they are first asked for.
 
     They are views of memory that the daemon shares with other trainers, mapped copy-on-write: an
     in-place operation is safe and changes this process's view alone. A batch that is kept keeps
     its whole chunk in memory; keep a `clone()` instead.
-
-    Attributes:
-        epoch: The epoch's number.
-        batch_num: The batch's number in its epoch, from 0.
-        batches_per_epoch: How many there are.
     """
 
-    __slots__ = (
-        "_columns",
-        "_features",
-        "_first",
-        "_labels",
-        "_passthrough",
-        "_stop",
-        "_valid",
-        "_weights",
-        "batch_num",
-        "batches_per_epoch",
-        "epoch",
-    )
+    __slots__ = ("_block", "_index")
 
-    def __init__(
-        self,
-        columns: Columns,
-        first: int,
-        stop: int,
-        epoch: int,
-        batch_num: int,
-        batches_per_epoch: int,
-    ) -> None:
-        self._columns = columns
-        self._first = first
-        self._stop = stop
-        self.epoch = epoch
-        self.batch_num = batch_num
-        self.batches_per_epoch = batches_per_epoch
+    def __init__(self, block: _Block, index: int) -> None:
+        self._block = block
+        self._index = index
 
     def __len__(self) -> int:
         """Rows of the batch."""
-        return self._stop - self._first
+        first, stop = self._block.rows(self._index)
+        return stop - first
 
     def __repr__(self) -> str:
         return f"Batch({len(self)} rows, {self.batch_num} of epoch {self.epoch})"
 
     @property
+    def epoch(self) -> int:
+        """The epoch's number."""
+        return self._block.epoch
+
+    @property
+    def batch_num(self) -> int:
+        """The batch's number in its epoch, from 0."""
+        return self._block.first_number + self._index
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """How many batches the epoch has."""
+        return self._block.batches_per_epoch
+
+    @property
     def features(self) -> torch.Tensor:
         """float32 [n, F], in the order of `dataset.info.features`; null is NaN."""
-        try:
-            return self._features
-        except AttributeError:
-            self._features: torch.Tensor = self._columns.features[self._first : self._stop]
-            return self._features
+        return self._block.features()[self._index]
 
     @property
     def labels(self) -> Mapping[str, torch.Tensor]:
         """float32 [n, 1] each, by name; null is NaN."""
-        try:
-            return self._labels
-        except AttributeError:
-            columns, first, stop = self._columns, self._first, self._stop
-            self._labels: Mapping[str, torch.Tensor] = {
-                name: label[first:stop] for name, label in columns.labels.items()
-            }
-            return self._labels
+        return _Labels(self._block, self._index)
 
     @property
     def weights(self) -> torch.Tensor | None:
         """float32 [n], null is NaN; None without a weight column."""
-        try:
-            return self._weights
-        except AttributeError:
-            whole = self._columns.weights
-            self._weights: torch.Tensor | None = (
-                None if whole is None else whole[self._first : self._stop]
-            )
-            return self._weights
+        first, stop = self._block.rows(self._index)
+        whole = self._block.columns.weights
+        return None if whole is None else whole[first:stop]
 
     @property
     def passthrough(self) -> Mapping[str, torch.Tensor | NDArray[np.object_]]:
         """[n] each, by name: tensors; text as an object array of str, decoded when asked for."""
-        try:
-            return self._passthrough
-        except AttributeError:
-            columns, first, stop = self._columns, self._first, self._stop
+        columns = self._block.columns
+        first, stop = self._block.rows(self._index)
 
-            def make(name: str) -> torch.Tensor | NDArray[np.object_]:
-                column = columns.passthrough[name]
-                if isinstance(column, torch.Tensor):
-                    return column[first:stop]
-                return columns.text(name, first, stop)
+        def make(name: str) -> torch.Tensor | NDArray[np.object_]:
+            column = columns.passthrough[name]
+            if isinstance(column, torch.Tensor):
+                return column[first:stop]
+            return columns.text(name, first, stop)
 
-            self._passthrough: Mapping[str, torch.Tensor | NDArray[np.object_]] = ColumnViews(
-                tuple(columns.passthrough), make
-            )
-            return self._passthrough
+        return ColumnViews(tuple(columns.passthrough), make)
 
     @property
     def valid(self) -> Mapping[str, torch.Tensor]:
         """Bool [n] each, for labels, weights and passthrough: False where the source had null."""
-        try:
-            return self._valid
-        except AttributeError:
-            columns, first, stop = self._columns, self._first, self._stop
-            self._valid: Mapping[str, torch.Tensor] = ColumnViews(
-                columns.valid_names, lambda name: columns.valid_rows(name, first, stop)
-            )
-            return self._valid
+        columns = self._block.columns
+        first, stop = self._block.rows(self._index)
+        return ColumnViews(columns.valid_names, lambda name: columns.valid_rows(name, first, stop))
 
     def clone(self) -> Batch:
         """The same rows in memory of their own, which keeps no chunk."""
-        rows = copy_rows([(self._columns, self._first, self._stop)])
-        return Batch(rows, 0, rows.rows, self.epoch, self.batch_num, self.batches_per_epoch)
+        block = self._block
+        return single_batch(
+            copy_rows([(block.columns, *block.rows(self._index))]),
+            (block.epoch, self.batch_num, block.batches_per_epoch),
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Pickling a view would ship its whole chunk.
-        rows = copy_rows([(self._columns, self._first, self._stop)])
-        return Batch, (rows, 0, rows.rows, self.epoch, self.batch_num, self.batches_per_epoch)
+        block = self._block
+        rows = copy_rows([(block.columns, *block.rows(self._index))])
+        return single_batch, (rows, (block.epoch, self.batch_num, block.batches_per_epoch))
+
+
+def single_batch(columns: Columns, place: tuple[int, int, int]) -> Batch:
+    """All rows of `columns` as one batch; `place`: epoch, batch number, batches per epoch."""
+    return Batch(_Block(columns, (0, columns.rows), columns.rows, place), 0)
 
 
 @dataclass(frozen=True)
@@ -229,7 +276,7 @@ class _Run:
 
 
 class _Ledger:
-    """What a reader holds, and the stream that tells the daemon when a lease has ended.
+    """What a reader holds, and whether its stream still takes messages.
 
     Finalizers of mapped memory hold on to this, so it must not hold on to mapped memory.
     """
@@ -241,6 +288,7 @@ class _Ledger:
         self._lock = threading.Lock()
         self._passed: dict[int, int] = {}  # lease -> bytes: consumed, but kept by the caller
         self._ended: set[int] = set()  # ended before it was passed
+        self._credit: tuple[int, int, float] | None = None
         self._open = True
 
     @property
@@ -248,10 +296,15 @@ class _Ledger:
         """Whether the stream still takes messages."""
         return self._open
 
-    def credit(self, grants: int, rows_consumed: int, seconds_waited: float) -> None:
-        """Asks for further grants."""
-        if self._open:
-            self._call.credit(grants, rows_consumed, seconds_waited)
+    def credit(self, rows_consumed: int, seconds_waited: float) -> None:
+        """Takes one grant more; the daemon hears it with the next release, or the next credit.
+
+        The two come within microseconds of each other, and a message costs more than either.
+        """
+        with self._lock:
+            if self._credit is not None and self._open:
+                self._call.send(credit=self._credit)
+            self._credit = (1, rows_consumed, seconds_waited)
 
     def advance(self, epoch: int) -> None:
         """Gives up what has not come yet of the epochs before `epoch`."""
@@ -267,16 +320,13 @@ class _Ledger:
                 self._passed[run.lease] = run.nbytes
                 self.passed_bytes += run.nbytes
 
-    def lease_ended(self, lease: int) -> bool:
-        """The reaper's word that a mapping is gone; whether the stream could tell the daemon."""
+    def lease_ended(self, lease: int) -> None:
+        """The reaper's word that a mapping is gone."""
         with self._lock:
             if lease in self._passed:
                 self.passed_bytes -= self._passed.pop(lease)
             else:
                 self._ended.add(lease)
-            if self._open:
-                self._call.release((lease,))
-            return self._open
 
     def close(self) -> None:
         """Wants no more. Never blocks; idempotent; does nothing in a forked child."""
@@ -323,6 +373,10 @@ class _Feed:
         if isinstance(started, FaucetError):
             raise started
         return started
+
+    def all_buried(self) -> bool:
+        """Whether nothing waits for the reaper."""
+        return self._session.all_buried()
 
     def _pull(self) -> None:
         end: FaucetError = IteratorError("the iterator is closed")
@@ -386,10 +440,10 @@ class Reader:
         )
         self._lease_limit_bytes = started.lease_limit_bytes
         self._epoch: int | None = None
-        self._rows = 0
-        self._batches = 0
+        self._whole = 0  # batches of the full size, out of one segment
         self._joined = 0
-        self._copied = 0
+        self._joined_rows = 0
+        self._copies = 0
         self._seconds_waited = 0.0
         self._failure: FaucetError | None = None
         _readers.add(self)
@@ -398,13 +452,16 @@ class Reader:
     def stats(self) -> Stats:
         """What was done so far."""
         return Stats(
-            self._rows,
-            self._batches,
+            self._rows(),
+            self._whole + self._joined,
             self._seconds_waited,
             self._feed.bytes_mapped,
             self._joined,
-            self._copied,
+            self._copies,
         )
+
+    def _rows(self) -> int:
+        return self._whole * self.reading.batch_size + self._joined_rows
 
     def close(self) -> None:
         """Ends the reader. Batches that were handed out stay valid."""
@@ -440,7 +497,6 @@ class Reader:
 
     def _batches_of(self, epoch: int) -> Iterator[Batch]:
         ledger, size, total = self._feed.ledger, self.reading.batch_size, self.batches_per_epoch
-        clone = self.reading.clone
         rows_left = self.rows_per_epoch
         number = 0
         carry: list[Piece] = []  # rows that do not fill a batch yet
@@ -449,6 +505,7 @@ class Reader:
             run = self._next_run(epoch)
             columns = run.columns
             rows_left -= run.rows
+            keep_bytes = self._keep_bytes()
             for start, stop in self._circle(run):
                 position = start
                 if carried:
@@ -459,23 +516,23 @@ class Reader:
                         # Many small pieces: own memory, or they would pin all their segments.
                         carry = [_own(carry)] if len(carry) > 1 else carry
                         continue
-                    yield self._joined_batch(carry, epoch, number, total)
-                    if self._forked:
-                        self._fail(IteratorError(_FORKED))
+                    yield self._join(carry, (epoch, number, total))
                     number += 1
                     carry, carried = [], 0
-                while stop - position >= size:
-                    end = position + size
-                    self._rows += size
-                    self._batches += 1
-                    if clone or ledger.passed_bytes > self._keep_bytes():
-                        yield self._copied_batch((columns, position, end), epoch, number, total)
+                whole = (stop - position) // size
+                block_end = position + whole * size
+                block = _Block(columns, (position, block_end), size, (epoch, number, total))
+                for index in range(whole):
+                    self._whole += 1
+                    if ledger.passed_bytes > keep_bytes and self._must_copy():
+                        yield self._copied(Batch(block, index))
                     else:
-                        yield Batch(columns, position, end, epoch, number, total)
+                        yield Batch(block, index)
                     if self._forked:
-                        self._fail(IteratorError(_FORKED))
-                    number += 1
-                    position = end
+                        raise IteratorError(_FORKED)
+                number += whole
+                position = block_end
+                del block
                 if position < stop:
                     carry.append((columns, position, stop))
                     carried = stop - position
@@ -485,7 +542,7 @@ class Reader:
         if rows_left < 0:
             raise InternalError(f"{-rows_left} rows too many were granted in epoch {epoch}")
         if carried and not self.reading.drop_last:
-            yield self._joined_batch(carry, epoch, number, total)
+            yield self._join(carry, (epoch, number, total))
 
     def _circle(self, run: _Run) -> Iterator[tuple[int, int]]:
         """The run's rows from a row that varies by seed and epoch, then those before it."""
@@ -498,33 +555,37 @@ class Reader:
 
     def _keep_bytes(self) -> int:
         """What the caller may keep of consumed segments: the promise, less two to go on with."""
-        return self._lease_limit_bytes - 2 * self._feed.largest_nbytes
+        if self.reading.clone:
+            return -1  # nothing
+        return max(self._lease_limit_bytes - 2 * self._feed.largest_nbytes, 0)
 
-    def _joined_batch(self, pieces: list[Piece], epoch: int, number: int, total: int) -> Batch:
-        rows = sum(stop - start for _, start, stop in pieces)
-        self._rows += rows
-        self._batches += 1
+    def _join(self, pieces: list[Piece], place: tuple[int, int, int]) -> Batch:
+        rows = copy_rows(pieces)
         self._joined += 1
-        return Batch(copy_rows(pieces), 0, rows, epoch, number, total)
+        self._joined_rows += rows.rows
+        return single_batch(rows, place)
 
-    def _copied_batch(self, piece: Piece, epoch: int, number: int, total: int) -> Batch:
+    def _must_copy(self) -> bool:
+        """Whether what was consumed is kept by the caller, and not just about to be released."""
+        return self.reading.clone or self._feed.all_buried()
+
+    def _copied(self, batch: Batch) -> Batch:
         if not self.reading.clone:
-            if not self._copied:
+            if not self._copies:
                 _log.warning(
                     "the caller keeps so many batches that the memory promised to this reader "
                     "(%d bytes) is full; further batches are copies. Keep batch.clone(), or fewer",
                     self._lease_limit_bytes,
                 )
-            self._copied += 1
-        rows = copy_rows([piece])
-        return Batch(rows, 0, rows.rows, epoch, number, total)
+            self._copies += 1
+        return batch.clone()
 
     def _next_run(self, epoch: int) -> _Run:
         while True:
             if epoch != self._epoch:
                 raise IteratorError(f"epoch {epoch} was given up when epoch {self._epoch} began")
             run = self._pop()
-            self._feed.ledger.credit(1, self._rows, self._seconds_waited)
+            self._feed.ledger.credit(self._rows(), self._seconds_waited)
             if run.epoch == epoch:
                 return run
             if run.epoch > epoch:

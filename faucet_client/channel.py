@@ -13,6 +13,7 @@ import itertools
 import os
 import queue
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "1")
 
 import grpc
 from faucet_protos.v1 import faucet_pb2, faucet_pb2_grpc, handoff_pb2, spec_pb2
+from google.protobuf.message import DecodeError
 
 from faucet_client._version import PROTOCOL_VERSION, __version__
 from faucet_client.address import Address, why_unreachable
@@ -139,7 +141,11 @@ class Handoff:
         self._address = address
         self._lock = threading.Lock()
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._sock.settimeout(CONNECT_TIMEOUT_S)
+        # Not settimeout(): Python would wait in poll() before each call, one more time to let go of
+        # the interpreter's lock and to wait for it.
+        timeout = struct.pack("ll", int(CONNECT_TIMEOUT_S), 0)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
         try:
             try:
                 self._sock.connect(address.handoff_path)
@@ -178,7 +184,7 @@ class Handoff:
         return fds[0]
 
     def release(self, leases: tuple[int, ...]) -> None:
-        """Ends leases whose reader's stream has ended before them."""
+        """Ends leases."""
         message = handoff_pb2.HandoffRequest(release=handoff_pb2.ReleaseLeases(leases=leases))
         with self._lock:
             self._send(message)
@@ -219,7 +225,13 @@ class Handoff:
                 fds.frombytes(payload[: len(payload) // item * item])
         if not data:
             raise DaemonLost(f"the daemon at {self._address} closed the connection")
-        reply = handoff_pb2.HandoffReply.FromString(data)
+        try:
+            reply = handoff_pb2.HandoffReply.FromString(data)
+        except DecodeError:
+            raise DaemonError(
+                f"what listens at {self._address.handoff_path} is no faucetd that answers: its "
+                "reply cannot be read"
+            ) from None
         if reply.WhichOneof("reply") == "error":
             raise from_code(reply.error.code, reply.error.message)
         return reply, list(fds)
@@ -346,34 +358,36 @@ class ReaderCall:
         except grpc.RpcError as error:
             raise _translated(error, self._address) from None
 
-    def credit(self, grants: int, rows_consumed: int, seconds_waited: float) -> None:
-        """Takes further grants, and tells how far the reader is."""
-        self._send(
-            credit=faucet_pb2.Credit(
-                grants=grants, rows_consumed=rows_consumed, seconds_waited=seconds_waited
-            )
-        )
+    def send(self, credit: tuple[int, int, float] | None = None, lease: int | None = None) -> None:
+        """Tells the daemon that further grants are taken, that a lease has ended, or both.
 
-    def release(self, leases: tuple[int, ...]) -> None:
-        """Ends leases."""
-        self._send(release=faucet_pb2.Release(leases=leases))
+        Args:
+            credit: Grants to take; rows consumed and seconds waited so far.
+            lease: The lease that has ended.
+        """
+        message = faucet_pb2.ReaderMessage()
+        if credit is not None:
+            grants, rows_consumed, seconds_waited = credit
+            message.credit.grants = grants
+            message.credit.rows_consumed = rows_consumed
+            message.credit.seconds_waited = seconds_waited
+        if lease is not None:
+            message.release.leases.append(lease)
+        self._requests.put(message)
 
     def advance(self, epoch: int) -> None:
         """Gives up what has not come yet of the epochs before `epoch`."""
-        self._send(advance=faucet_pb2.AdvanceEpoch(epoch=epoch))
+        self._requests.put(faucet_pb2.ReaderMessage(advance=faucet_pb2.AdvanceEpoch(epoch=epoch)))
 
     def finish(self) -> None:
         """Wants no more grants; the stream ends when the daemon has heard it."""
-        self._send(finish=faucet_pb2.FinishReader())
+        self._requests.put(faucet_pb2.ReaderMessage(finish=faucet_pb2.FinishReader()))
         self._requests.put(None)
 
     def cancel(self) -> None:
         """Ends the stream at once."""
         self._requests.put(None)
         self._call.cancel()
-
-    def _send(self, **message: Any) -> None:
-        self._requests.put(faucet_pb2.ReaderMessage(**message))
 
     def _sent(self) -> Iterator[faucet_pb2.ReaderMessage]:
         while (message := self._requests.get()) is not None:

@@ -51,7 +51,7 @@ class _DeadMapping(NamedTuple):
     address: int
     nbytes: int
     lease: int
-    tell: Callable[[int], bool]
+    on_ended: Callable[[int], None]
 
 
 class Session:
@@ -102,18 +102,22 @@ class Session:
         with self._mapped_lock:
             self._mapped += 1
 
-    def bury(self, lease: int, tell: Callable[[int], bool], address: int, nbytes: int) -> None:
+    def bury(self, lease: int, on_ended: Callable[[int], None], address: int, nbytes: int) -> None:
         """Takes over memory whose last user is gone. Callable from a finalizer.
 
         Args:
             lease: The lease that ends with it.
-            tell: Tells the daemon so; False where the reader's stream has ended before, so that
-                the handoff socket must tell. Must not hold on to mapped memory.
+            on_ended: Called by the reaper with the lease, when the memory is unmapped. Must not
+                hold on to mapped memory.
             address: Where the memory is mapped.
             nbytes: Its size.
         """
         if not self.stale:  # a fork's copy goes with the fork
-            self._dead.put(_DeadMapping(address, nbytes, lease, tell))
+            self._dead.put(_DeadMapping(address, nbytes, lease, on_ended))
+
+    def all_buried(self) -> bool:
+        """Whether nothing waits for the reaper."""
+        return self._dead.empty()
 
     def close(self) -> None:
         """Ends the session's calls. Tensors over its memory stay valid, leased till they die."""
@@ -132,8 +136,8 @@ class Session:
             _memory.unmap(dead.address, dead.nbytes)
             with self._mapped_lock:
                 self._mapped -= 1
-            if dead.tell(dead.lease):
-                continue
+            dead.on_ended(dead.lease)
+            # Not by the reader's stream: what is sent when the daemon has just ended it is lost.
             try:
                 self.handoff.release((dead.lease,))
             except DaemonLost as error:  # then the lease has ended with the daemon

@@ -220,9 +220,9 @@ class Conductor:
                     Started(instruction.rows_per_epoch, instruction.lease_limit_bytes)
                 )
             case instructions.RefuseReader():
-                self._readers[instruction.reader].outbox.put_nowait(
-                    BudgetError(instruction.message)
-                )
+                reader = self._readers[instruction.reader]
+                reader.outbox.put_nowait(BudgetError(instruction.message))
+                self._forget_name(reader)  # the scheduler does not know it: no word of it counts
             case instructions.Grant():
                 self._grant(instruction)
             case instructions.FailReader():

@@ -251,7 +251,7 @@ class Scheduler:
             self._start_epoch(reader, event.first_epoch)
 
     def _keep_promises(self) -> None:
-        """Segments have proved larger than planned: the last readers to come may be too many now."""
+        """Segments have proved larger than planned: the last readers may be too many now."""
         while (active := [r for r in self._readers.values() if not r.left]) and (
             self._promised_bytes() + self._largest_load_bytes() > self._budget_bytes
         ):

@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from faucetd.demo import processes
-from faucetd.demo.processes import Child, Processes, interruptible
+from faucetd.demo.interrupts import Interrupts
+from faucetd.demo.processes import Child, Processes
 
 TALKS = "print('ready', flush=True); import time; time.sleep(600)"
 
@@ -23,8 +27,10 @@ def start(children: Processes, folder: Path, code: str, name: str = "child") -> 
 
 
 @pytest.fixture
-def children(tmp_path: Path) -> Processes:
-    return Processes(tmp_path, {**os.environ, "PYTHONPATH": str(tmp_path)})
+def children(tmp_path: Path) -> Iterator[Processes]:
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    with Interrupts() as interrupts:
+        yield Processes(tmp_path, environ, interrupts)
 
 
 def close(child: Child) -> None:
@@ -47,10 +53,10 @@ def test_what_a_child_left_in_its_group_is_ended_with_it(
     children: Processes, tmp_path: Path
 ) -> None:
     code = (
-        "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', 'input()'],"
-        " stdin=subprocess.PIPE); open('grandchild', 'w').write(str(p.pid));"
+        "import subprocess\n"
+        "grandchild = subprocess.Popen(['sleep', '600'])\n"
+        f"open({str(tmp_path / 'grandchild')!r}, 'w').write(str(grandchild.pid))\n"
     )
-    code = code.replace("'grandchild'", repr(str(tmp_path / "grandchild")))
     with children:
         child = start(children, tmp_path, code + TALKS)
         grandchild = psutil.Process(int((tmp_path / "grandchild").read_text()))
@@ -97,7 +103,8 @@ def test_the_log_has_what_a_child_complained_of(children: Processes, tmp_path: P
 
 def test_only_the_first_signal_interrupts_and_the_old_handlers_come_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), interruptible():
+    cleaned = False
+    with pytest.raises(KeyboardInterrupt), Interrupts():
         try:
             signal.raise_signal(signal.SIGTERM)
         finally:
@@ -105,6 +112,40 @@ def test_only_the_first_signal_interrupts_and_the_old_handlers_come_back() -> No
             cleaned = True
     assert cleaned
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_what_is_held_together_is_interrupted_at_its_end() -> None:
+    steps = []
+    with pytest.raises(KeyboardInterrupt), Interrupts() as interrupts, interrupts.held():
+        signal.raise_signal(signal.SIGINT)
+        steps.append("held")
+    assert steps == ["held"]
+
+
+def test_no_signal_interrupts_the_cleaning_up() -> None:
+    with Interrupts() as interrupts:
+        interrupts.ignore()
+        signal.raise_signal(signal.SIGINT)
+        with interrupts.held():
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_an_interrupt_during_the_start_of_a_child_still_ends_it(
+    children: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    popen = subprocess.Popen
+
+    def interrupted_popen(*args: Any, **kwargs: Any) -> subprocess.Popen[bytes]:
+        started.append(popen(*args, **kwargs))
+        signal.raise_signal(signal.SIGINT)
+        return started[0]
+
+    (tmp_path / "sleeps.py").write_text("import time; time.sleep(600)")
+    with pytest.raises(KeyboardInterrupt), children:
+        monkeypatch.setattr("faucetd.demo.processes.subprocess.Popen", interrupted_popen)
+        children.start("child", "sleeps", [])
+    assert started[0].returncode == -signal.SIGTERM
 
 
 def test_a_child_does_not_get_the_terminals_ctrl_c(children: Processes, tmp_path: Path) -> None:

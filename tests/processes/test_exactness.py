@@ -248,3 +248,14 @@ def test_values_that_float32_cannot_hold_are_counted(daemon: LocalDaemon, rows: 
     }
     assert (counted["a"].nulls, counted["a"].rounded) == (1, 1)
     assert (counted["b"].overflowed, counted["b"].not_finite) == (1, 1)
+
+
+def test_text_longer_than_was_reserved_for_it_comes_whole(daemon: LocalDaemon, rows: Path) -> None:
+    texts = [f"{i} " * 300 for i in range(3_000)]
+    pq.write_table(pa.table({"x": np.arange(3_000.0), "t": texts}), rows / "long.parquet")
+    spec = DatasetSpec(ParquetSource(str(rows / "long.parquet")), features=["x"], passthrough=["t"])
+    dataset = daemon.client().open(spec)
+    seen = {}
+    for batch in dataset.batches("train", batch_size=100):
+        seen |= dict(zip(batch.features[:, 0].tolist(), batch.passthrough["t"], strict=True))
+    assert seen == dict(enumerate(texts))

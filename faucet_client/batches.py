@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -63,6 +63,7 @@ class _Block:
     __slots__ = (
         "_features",
         "_labels",
+        "batches",
         "batches_per_epoch",
         "columns",
         "epoch",
@@ -79,6 +80,7 @@ class _Block:
         self.columns = columns
         self.first_row, self.stop_row = rows
         self.size = size
+        self.batches = -(-(self.stop_row - self.first_row) // size)
         self.epoch, self.first_number, self.batches_per_epoch = place
         self._labels: dict[str, Sequence[torch.Tensor]] = {}
 
@@ -429,7 +431,6 @@ class Reader:
             DatasetNotFound: the dataset was dropped.
         """
         self.reading = reading
-        self._pid = os.getpid()
         self._feed = _Feed(session, reading.request)
         self._finalizer = weakref.finalize(self, self._feed.ledger.close)
         self._finalizer.atexit = False
@@ -440,28 +441,24 @@ class Reader:
         )
         self._lease_limit_bytes = started.lease_limit_bytes
         self._epoch: int | None = None
-        self._whole = 0  # batches of the full size, out of one segment
+        self._rows = 0
+        self._batches = 0
         self._joined = 0
-        self._joined_rows = 0
         self._copies = 0
         self._seconds_waited = 0.0
         self._failure: FaucetError | None = None
         _readers.add(self)
-        self._forked = False
 
     def stats(self) -> Stats:
         """What was done so far."""
         return Stats(
-            self._rows(),
-            self._whole + self._joined,
+            self._rows,
+            self._batches,
             self._seconds_waited,
             self._feed.bytes_mapped,
             self._joined,
             self._copies,
         )
-
-    def _rows(self) -> int:
-        return self._whole * self.reading.batch_size + self._joined_rows
 
     def close(self) -> None:
         """Ends the reader. Batches that were handed out stay valid."""
@@ -469,13 +466,13 @@ class Reader:
 
     def mark_forked(self) -> None:
         """This is a forked child's copy: its next batch is an error."""
-        self._forked = True
+        self._failure = IteratorError(_FORKED)
 
     def check(self) -> None:
-        """Raises what has ended the reader, if an error has.
+        """Refuses to go on after an error: a generator that raised would just seem to have ended.
 
-        A generator that has raised just stops when it is asked again, which must not pass for the
-        end of the data.
+        Raises:
+            FaucetError: the same error again.
         """
         if self._failure is not None:
             raise _again(self._failure)
@@ -496,48 +493,54 @@ class Reader:
         return self._batches_of(epoch)
 
     def _batches_of(self, epoch: int) -> Iterator[Batch]:
-        ledger, size, total = self._feed.ledger, self.reading.batch_size, self.batches_per_epoch
+        ledger = self._feed.ledger
+        blocks = self._blocks(epoch)
+        while (block := next(blocks, None)) is not None:
+            keep_bytes = self._keep_bytes()
+            for index in range(block.batches):
+                self._batches += 1
+                if ledger.passed_bytes > keep_bytes and self._must_copy(block):
+                    yield self._copied(Batch(block, index))
+                else:
+                    yield Batch(block, index)
+                if self._failure is not None:
+                    raise _again(self._failure)
+            self._rows += block.stop_row - block.first_row
+            del block  # the next one may be long in coming
+
+    def _blocks(self, epoch: int) -> Iterator[_Block]:
+        """The epoch's rows: views of segments, and between them the batches that must be joined."""
+        size, total = self.reading.batch_size, self.batches_per_epoch
         rows_left = self.rows_per_epoch
         number = 0
         carry: list[Piece] = []  # rows that do not fill a batch yet
         carried = 0
         while rows_left > 0:
             run = self._next_run(epoch)
-            columns = run.columns
             rows_left -= run.rows
-            keep_bytes = self._keep_bytes()
             for start, stop in self._circle(run):
-                position = start
                 if carried:
-                    position = min(start + size - carried, stop)
-                    carry.append((columns, start, position))
-                    carried += position - start
+                    taken = min(size - carried, stop - start)
+                    carry.append((run.columns, start, start + taken))
+                    start += taken
+                    carried += taken
                     if carried < size:
                         # Many small pieces: own memory, or they would pin all their segments.
                         carry = [_own(carry)] if len(carry) > 1 else carry
                         continue
                     yield self._join(carry, (epoch, number, total))
                     number += 1
-                    carry, carried = [], 0
-                whole = (stop - position) // size
-                block_end = position + whole * size
-                block = _Block(columns, (position, block_end), size, (epoch, number, total))
-                for index in range(whole):
-                    self._whole += 1
-                    if ledger.passed_bytes > keep_bytes and self._must_copy():
-                        yield self._copied(Batch(block, index))
-                    else:
-                        yield Batch(block, index)
-                    if self._forked:
-                        raise IteratorError(_FORKED)
-                number += whole
-                position = block_end
-                del block
-                if position < stop:
-                    carry.append((columns, position, stop))
-                    carried = stop - position
-            del columns
-            ledger.passed(run)
+                    carry = []
+                carried = (stop - start) % size
+                stop -= carried
+                if start < stop:
+                    block = _Block(run.columns, (start, stop), size, (epoch, number, total))
+                    number += block.batches
+                    yield block
+                    del block
+                if carried:
+                    carry.append((run.columns, stop, stop + carried))
+            self._feed.ledger.passed(run)
             del run
         if rows_left < 0:
             raise InternalError(f"{-rows_left} rows too many were granted in epoch {epoch}")
@@ -559,14 +562,15 @@ class Reader:
             return -1  # nothing
         return max(self._lease_limit_bytes - 2 * self._feed.largest_nbytes, 0)
 
-    def _join(self, pieces: list[Piece], place: tuple[int, int, int]) -> Batch:
+    def _join(self, pieces: list[Piece], place: tuple[int, int, int]) -> _Block:
         rows = copy_rows(pieces)
         self._joined += 1
-        self._joined_rows += rows.rows
-        return single_batch(rows, place)
+        return _Block(rows, (0, rows.rows), rows.rows, place)
 
-    def _must_copy(self) -> bool:
+    def _must_copy(self, block: _Block) -> bool:
         """Whether what was consumed is kept by the caller, and not just about to be released."""
+        if block.batches == 1 and block.columns.rows == block.size:
+            return False  # it is a copy already
         return self.reading.clone or self._feed.all_buried()
 
     def _copied(self, batch: Batch) -> Batch:
@@ -585,7 +589,7 @@ class Reader:
             if epoch != self._epoch:
                 raise IteratorError(f"epoch {epoch} was given up when epoch {self._epoch} began")
             run = self._pop()
-            self._feed.ledger.credit(self._rows(), self._seconds_waited)
+            self._feed.ledger.credit(self._rows, self._seconds_waited)
             if run.epoch == epoch:
                 return run
             if run.epoch > epoch:
@@ -593,8 +597,7 @@ class Reader:
             self._feed.ledger.passed(run)  # of an epoch that was given up
 
     def _pop(self) -> _Run:
-        if self._pid != os.getpid():
-            self._fail(IteratorError(_FORKED))
+        self.check()
         ready = self._feed.ready
         try:
             run = ready.get_nowait()
@@ -603,13 +606,9 @@ class Reader:
             run = self._wait(ready)
             self._seconds_waited += time.monotonic() - began
         if isinstance(run, FaucetError):
-            ready.put(run)  # for whoever asks again
-            self._fail(run)
+            self._failure = run
+            raise run
         return run
-
-    def _fail(self, error: FaucetError) -> NoReturn:
-        self._failure = error
-        raise _again(error)
 
     def _wait(self, ready: queue.SimpleQueue[_Run | FaucetError]) -> _Run | FaucetError:
         patience_s = PATIENCE_S

@@ -58,6 +58,9 @@ from faucetd.worker.pool import WorkerPool
 
 _log = logging.getLogger(__name__)
 
+LEAVING_S = 1.0
+"""How long a new reader waits for one of the same name that may just be leaving."""
+
 ReaderName = tuple[str, str, int, int, Split]
 
 
@@ -112,11 +115,7 @@ class _Reader:
         self.seconds_waited = 0.0
         self.outbox: asyncio.Queue[Started | Granted | FaucetError | None] = asyncio.Queue()
         self.left = False
-
-    @property
-    def name(self) -> ReaderName:
-        r = self.request
-        return (r.dataset_key, r.job, r.rank, r.worker, r.split)
+        self.gone = asyncio.Event()
 
     async def next(self) -> Started | Granted | None:
         message = await self.outbox.get()
@@ -509,25 +508,29 @@ class Conductor:
 
     # Readers (Backend).
 
-    def read(self, session: Session, request: ReaderRequest) -> _Reader:
-        """Starts a reader, if its name is free."""
+    async def read(self, session: Session, request: ReaderRequest) -> _Reader:
+        """Starts a reader, as soon as its name is free: the last one may just be leaving."""
         self._refuse_if_draining()
         if request.dataset_key not in self._datasets:
             raise DatasetNotFound(
                 f"dataset {request.dataset_key} is not open any more; open it anew with "
                 "FaucetClient.open()"
             )
-        reader = _Reader(self, self._next_reader, session, request)
-        other = self._names.get(reader.name)
-        if other is not None:
+        name = _reader_name(request)
+        try:
+            async with asyncio.timeout(LEAVING_S):
+                while (other := self._names.get(name)) is not None:
+                    await other.gone.wait()
+        except TimeoutError:
             raise ReaderConflict(
                 f"job {request.job!r}, rank {request.rank}, worker {request.worker} already reads "
-                f"the {request.split} split, in process {other.session.pid}: give this run another "
-                "job= name, or close the other iterator"
-            )
+                f"the {request.split} split, in process {self._names[name].session.pid}: give this "
+                "run another job= name, or close the other iterator"
+            ) from None
+        reader = _Reader(self, self._next_reader, session, request)
         self._next_reader += 1
         self._readers[reader.number] = reader
-        self._names[reader.name] = reader
+        self._names[name] = reader
         self.happened(
             events.ReaderJoined(
                 reader=reader.number,
@@ -568,8 +571,10 @@ class Conductor:
 
     def _forget_name(self, reader: _Reader) -> None:
         reader.left = True
-        if self._names.get(reader.name) is reader:
-            del self._names[reader.name]
+        reader.gone.set()
+        name = _reader_name(reader.request)
+        if self._names.get(name) is reader:
+            del self._names[name]
 
     def _forget_reader_if_over(self, number: int) -> None:
         reader = self._readers.get(number)
@@ -711,6 +716,10 @@ class Conductor:
 
     def _allowed_roots(self) -> tuple[str, ...]:
         return tuple(str(root) for root in self._settings.allowed_roots)
+
+
+def _reader_name(request: ReaderRequest) -> ReaderName:
+    return (request.dataset_key, request.job, request.rank, request.worker, request.split)
 
 
 def _rows(chunk: PlannedChunk, split: Split) -> int:

@@ -131,7 +131,7 @@ class FaucetService(faucet_pb2_grpc.FaucetServicer):
             raise SpecError("a reader's stream must begin with `start`") from None
         if not first.HasField("start"):
             raise SpecError("a reader's stream must begin with `start`")
-        return self._backend.read(session, translate.reader_request_from(first.start))
+        return await self._backend.read(session, translate.reader_request_from(first.start))
 
     @staticmethod
     async def _pump(

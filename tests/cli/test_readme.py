@@ -21,9 +21,10 @@ def test_the_training_script_of_the_readme_runs(tmp_path: Path) -> None:
     assert "/data/clicks/*.parquet" in script
     count = 50_000
     generator = np.random.default_rng(0)
-    columns = {name: generator.random(count) for name in ("age", "hour", "price")}
-    columns |= {"clicked": generator.integers(0, 2, count), "user_id": np.arange(count)}
-    pq.write_table(pa.table(columns), tmp_path / "clicks.parquet")
+    table = pa.table({name: generator.random(count) for name in ("age", "hour", "price")})
+    table = table.append_column("clicked", pa.array(generator.integers(0, 2, count)))
+    table = table.append_column("user_id", pa.array(np.arange(count)))
+    pq.write_table(table, tmp_path / "clicks.parquet")
     with LocalDaemon([tmp_path]) as daemon:
         done = subprocess.run(
             [sys.executable, "-c", script.replace("/data/clicks", str(tmp_path))],

@@ -255,7 +255,7 @@ def test_text_longer_than_was_reserved_for_it_comes_whole(daemon: LocalDaemon, r
     pq.write_table(pa.table({"x": np.arange(3_000.0), "t": texts}), rows / "long.parquet")
     spec = DatasetSpec(ParquetSource(str(rows / "long.parquet")), features=["x"], passthrough=["t"])
     dataset = daemon.client().open(spec)
-    seen = {}
+    seen: dict[float, str] = {}
     for batch in dataset.batches("train", batch_size=100):
         seen |= dict(zip(batch.features[:, 0].tolist(), batch.passthrough["t"], strict=True))
     assert seen == dict(enumerate(texts))

@@ -1,0 +1,105 @@
+"""Real daemons, real trainers and real tables for the tests, and proof that nothing is left."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.processes.daemons import StartDaemon, WatchedDaemon
+from tests.processes.leaks import assert_nothing_is_left, descriptors
+from tests.processes.nursery import Nursery
+from tests.processes.tables import MakeTable, Table, write_rows
+from tests.processes.trainers import StartTrainer, Trainer
+
+_failed = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Notes which tests failed: their tracebacks hold what the leak check would complain of."""
+    report = yield
+    if report.failed:
+        item.stash[_failed] = True
+    return report
+
+
+@pytest.fixture
+def make_table(tmp_path: Path) -> MakeTable:
+    """Writes tables into the test's folder; options are `pyarrow.parquet.write_table`'s."""
+    folder = tmp_path / "tables"
+    folder.mkdir()
+
+    def make(
+        rows: int = 40_000, features: int = 4, chunk_rows: int = 2_000, **options: Any
+    ) -> Table:
+        path = folder / f"rows{len(list(folder.iterdir()))}.parquet"
+        write_rows(path, 0, rows, features, **{"row_group_size": 10 * chunk_rows} | options)
+        return Table(path, rows, features, chunk_rows)
+
+    return make
+
+
+@pytest.fixture
+def start_daemon(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StartDaemon]:
+    """Starts daemons that may read the test's folder; at the end nothing of them may be left."""
+    before = descriptors()
+    started: list[WatchedDaemon] = []
+
+    def start(memory_budget: str = "64MiB", workers: int = 1, **settings: str) -> WatchedDaemon:
+        daemon = WatchedDaemon(
+            [tmp_path], memory_budget=memory_budget, workers=workers, settings=settings
+        )
+        started.append(daemon)
+        return daemon
+
+    yield start
+    try:
+        for daemon in started:
+            daemon.stop()
+        if not request.node.stash.get(_failed, False):
+            for daemon in started:
+                assert_nothing_is_left(daemon, before)
+    finally:
+        for daemon in started:
+            if daemon.process.poll() is None:
+                daemon.kill()
+            shutil.rmtree(daemon.folder, ignore_errors=True)
+
+
+@pytest.fixture
+def daemon(start_daemon: StartDaemon) -> WatchedDaemon:
+    """A small daemon with one worker."""
+    return start_daemon()
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    """The process that all trainers are forked from."""
+    nursery = Nursery()
+    yield nursery
+    nursery.close()
+
+
+@pytest.fixture
+def start_trainer(
+    nursery: Nursery, start_daemon: StartDaemon, tmp_path: Path
+) -> Iterator[StartTrainer]:
+    """Starts trainers as processes of their own; those that still run at the end are killed."""
+    started: list[Trainer] = []
+
+    def start(daemon: WatchedDaemon, table: Table, **changes: Any) -> Trainer:
+        trainer = Trainer(
+            nursery, daemon.address, table.fields(**changes), tmp_path, f"trainer-{len(started)}"
+        )
+        started.append(trainer)
+        return trainer
+
+    yield start
+    for trainer in started:
+        trainer.kill()

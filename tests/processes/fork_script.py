@@ -1,0 +1,94 @@
+"""A client in use that forks, again and again; its answers are lines of JSON on stdout.
+
+Run as `python -m tests.processes.fork_script CONFIG` by test_forks.py. A child that does not end in
+time is killed, and told of as hung.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sys
+from typing import Any
+
+import numpy as np
+
+from faucet_client import (
+    BatchIterator,
+    Dataset,
+    DatasetSpec,
+    FaucetClient,
+    IteratorError,
+    ParquetSource,
+)
+from tests.processes.rows import assert_exact, check, ids_of
+
+FORKS = 20
+BATCH = 300
+CHILD_S = 20.0
+
+
+def say(**answer: Any) -> None:
+    os.write(1, json.dumps(answer).encode() + b"\n")
+
+
+def in_child(dataset: Dataset, batches: BatchIterator, inherited: Any, rows: int) -> None:
+    """The parent's iterator is refused, its batch is valid, and an epoch of one's own is exact."""
+    for _ in range(2):
+        try:
+            next(batches)
+        except IteratorError as error:
+            assert "dataset.batches" in str(error)
+        else:
+            raise AssertionError("the parent's iterator gave a batch to the child")
+    check(inherited)
+    ids = []
+    for batch in dataset.batches(batch_size=BATCH, job=f"child-{os.getpid()}"):
+        check(batch)
+        ids.append(ids_of(batch))
+    assert_exact(np.concatenate(ids), rows)
+
+
+def wait(pid: int) -> str:
+    """How the child ended."""
+    pidfd = os.pidfd_open(pid)
+    ready, _, _ = select.select([pidfd], [], [], CHILD_S)
+    os.close(pidfd)
+    if not ready:
+        os.kill(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    return f"exit {os.waitstatus_to_exitcode(status)}" if ready else "hung"
+
+
+def main() -> None:
+    """The parent, and its children up to their own ends."""
+    config = json.loads(sys.argv[1])
+    path, rows = config["spec"].pop("path"), config["rows"]
+    client = FaucetClient(config["address"])
+    dataset = client.open(DatasetSpec(ParquetSource(path), **config["spec"]))
+    batches = dataset.batches(batch_size=BATCH, job="parent")
+    ids = []
+    ends = []
+    for number in range(FORKS):
+        batch = next(batches)
+        check(batch)
+        ids.append(ids_of(batch))
+        pid = os.fork()
+        if pid == 0:
+            in_child(dataset, batches, batch, rows)
+            if number % 2:
+                os._exit(0)
+            return  # as a script does that comes to its end
+        ends.append(wait(pid))
+    say(ends=ends)
+    for batch in batches:
+        check(batch)
+        ids.append(ids_of(batch))
+    assert_exact(np.concatenate(ids), rows)
+    say(parent="exact", readers=[reader.job for reader in client.status().readers])
+
+
+if __name__ == "__main__":
+    main()

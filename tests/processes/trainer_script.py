@@ -1,0 +1,150 @@
+"""A trainer under remote control: a command a line of JSON on stdin, an answer a line on stdout.
+
+The first line is its configuration. nursery.py forks it, or `python -m` runs it; trainers.py is the
+other end. An error of ours is an answer too: its class in `error`, its text in `message`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+from faucet_client import (
+    Batch,
+    BatchIterator,
+    DatasetSpec,
+    FaucetClient,
+    FaucetError,
+    ParquetSource,
+)
+from tests.processes.rows import Ids, check, ids_of
+
+
+class Trainer:
+    """Its public methods are the commands."""
+
+    def __init__(self, address: str, spec: dict[str, Any]) -> None:
+        path = spec.pop("path")
+        self.dataset = FaucetClient(address).open(DatasetSpec(ParquetSource(path), **spec))
+        self.batches: BatchIterator | None = None
+        self.held: list[Batch] = []
+        self.ids: list[Ids] = []
+        self.rows_read = 0
+
+    def start(self, **arguments: Any) -> dict[str, Any]:
+        """Makes the iterator, and thereby the reader."""
+        self.batches = self.dataset.batches(**arguments)
+        return {"batches": len(self.batches)}
+
+    def read(
+        self,
+        count: int | None = None,
+        *,
+        keep: int = 0,
+        scribble: bool = False,
+        pause_s: float = 0.0,
+    ) -> dict[str, Any]:
+        """Reads `count` batches, or all, checks every value, and holds on to the last `keep`.
+
+        With `scribble` it then overwrites every batch in place.
+        """
+        assert self.batches is not None
+        done = 0
+        try:
+            while count is None or done < count:
+                batch = next(self.batches, None)
+                if batch is None:
+                    break
+                check(batch)
+                done += 1
+                self.ids.append(ids_of(batch))
+                self.rows_read += len(batch)
+                self.held.append(batch)
+                if scribble:
+                    batch.features.fill_(-1.0)
+                    batch.labels["y"].add_(1.0)
+                del batch, self.held[: max(len(self.held) - keep, 0)]
+                time.sleep(pause_s)
+        except FaucetError as error:
+            return {"read": done, **_told(error)}
+        return {"read": done}
+
+    def check_held(self) -> dict[str, Any]:
+        """Checks every value of the batches that are held, again."""
+        for batch in self.held:
+            check(batch)
+        return {"held": len(self.held)}
+
+    def checksum(self) -> dict[str, Any]:
+        """Of all bytes of the batches that are held, in order."""
+        digest = hashlib.sha256()
+        for batch in self.held:
+            digest.update(batch.features.numpy().tobytes())
+            digest.update(batch.labels["y"].numpy().tobytes())
+        return {"checksum": digest.hexdigest(), "held": len(self.held)}
+
+    def let_go(self) -> dict[str, Any]:
+        """Drops the batches that are held."""
+        self.held.clear()
+        return {}
+
+    def save_ids(self, path: str) -> dict[str, Any]:
+        """Writes the ids of all rows read, in order, as .npy; and forgets them."""
+        np.save(path, np.concatenate(self.ids) if self.ids else np.empty(0, np.int64))
+        self.ids.clear()
+        return {}
+
+    def stats(self) -> dict[str, Any]:
+        """The iterator's."""
+        assert self.batches is not None
+        return vars(self.batches.stats())
+
+    def fork(self) -> dict[str, Any]:
+        """Forks a child that does nothing, and keeps all sockets open."""
+        pid = os.fork()
+        if pid == 0:
+            while True:
+                signal.pause()
+        return {"pid": pid}
+
+    def close(self) -> dict[str, Any]:
+        """Closes the iterator."""
+        assert self.batches is not None
+        self.batches.close()
+        return {}
+
+
+def _told(error: FaucetError) -> dict[str, Any]:
+    return {"error": type(error).__name__, "message": str(error)}
+
+
+def _say(answer: dict[str, Any]) -> None:
+    os.write(1, json.dumps(answer).encode() + b"\n")
+
+
+def main() -> None:
+    """Until stdin ends."""
+    try:
+        trainer = Trainer(**json.loads(sys.stdin.readline()))
+    except FaucetError as error:
+        _say(_told(error))
+        raise SystemExit(1) from None
+    _say({"rows": dict(trainer.dataset.info.rows)})
+    for line in sys.stdin:
+        command = json.loads(line)
+        try:
+            answer = getattr(trainer, command.pop("command"))(**command)
+        except FaucetError as error:
+            answer = _told(error)
+        _say(answer)
+
+
+if __name__ == "__main__":
+    main()

@@ -21,6 +21,7 @@ import random
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +32,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from faucet_client._memory import is_sealed, page_rounded
 from faucet_client.channel import Grant, ReaderCall, ReaderRequest, Started
 from faucet_client.errors import (
     AccessDenied,
@@ -105,7 +107,7 @@ class _Block:
         return views
 
     def rows(self, index: int) -> tuple[int, int]:
-        """First and last-but-one row of a batch, as rows of the columns."""
+        """The rows [first, stop) of the columns that a batch has."""
         first = self.first_row + index * self.size
         return first, min(first + self.size, self.stop_row)
 
@@ -253,7 +255,10 @@ class Reading:
     """How to read: one reader's wishes, checked.
 
     Attributes:
-        rows: Rows an epoch that the whole split has.
+        request: What the daemon is asked for.
+        batch_size: Rows a batch.
+        drop_last: Whether a last batch that would be short is left out.
+        clone: Whether batches are copied, so that they can be sent to another process.
     """
 
     request: ReaderRequest
@@ -278,19 +283,34 @@ class _Run:
 
 
 class _Ledger:
-    """What a reader holds, and whether its stream still takes messages.
+    """What of the consumed segments the caller keeps, by the trainer's thread.
 
-    Finalizers of mapped memory hold on to this, so it must not hold on to mapped memory.
+    Finalizers of mapped memory hold on to `dead`, and append to it from anywhere.
     """
 
+    def __init__(self) -> None:
+        self.passed_bytes = 0  # not less than what is kept; `kept_bytes` makes it exact
+        self.dead: deque[int] = deque()
+        self._passed: dict[int, int] = {}  # lease -> bytes
+
+    def passed(self, run: _Run) -> None:
+        """The run is consumed; from now on it is the caller's tensors that keep it."""
+        self._passed[run.lease] = run.nbytes
+        self.passed_bytes += run.nbytes
+
+    def kept_bytes(self) -> int:
+        """Bytes of the consumed segments that still live."""
+        while self.dead:
+            self.passed_bytes -= self._passed.pop(self.dead.popleft(), 0)
+        return self.passed_bytes
+
+
+class _Stream:
+    """A reader's stream to the daemon, which either side may end."""
+
     def __init__(self, call: ReaderCall) -> None:
-        self.passed_bytes = 0
-        self._call = call
+        self.call = call
         self._pid = os.getpid()
-        self._lock = threading.Lock()
-        self._passed: dict[int, int] = {}  # lease -> bytes: consumed, but kept by the caller
-        self._ended: set[int] = set()  # ended before it was passed
-        self._credit: tuple[int, int, float] | None = None
         self._open = True
 
     @property
@@ -299,50 +319,28 @@ class _Ledger:
         return self._open
 
     def credit(self, rows_consumed: int, seconds_waited: float) -> None:
-        """Takes one grant more; the daemon hears it with the next release, or the next credit.
-
-        The two come within microseconds of each other, and a message costs more than either.
-        """
-        with self._lock:
-            if self._credit is not None and self._open:
-                self._call.send(credit=self._credit)
-            self._credit = (1, rows_consumed, seconds_waited)
+        """Takes one grant more, and tells how far the reader is."""
+        if self._open:
+            self.call.credit(1, rows_consumed, seconds_waited)
 
     def advance(self, epoch: int) -> None:
         """Gives up what has not come yet of the epochs before `epoch`."""
         if self._open:
-            self._call.advance(epoch)
-
-    def passed(self, run: _Run) -> None:
-        """The run is consumed; from now on it is the caller's tensors that keep it."""
-        with self._lock:
-            if run.lease in self._ended:
-                self._ended.discard(run.lease)
-            else:
-                self._passed[run.lease] = run.nbytes
-                self.passed_bytes += run.nbytes
-
-    def lease_ended(self, lease: int) -> None:
-        """The reaper's word that a mapping is gone."""
-        with self._lock:
-            if lease in self._passed:
-                self.passed_bytes -= self._passed.pop(lease)
-            else:
-                self._ended.add(lease)
+            self.call.advance(epoch)
 
     def close(self) -> None:
-        """Wants no more. Never blocks; idempotent; does nothing in a forked child."""
-        if self._pid != os.getpid():
-            return
-        with self._lock:
-            was_open, self._open = self._open, False
-        if was_open:
-            self._call.finish()
+        """Wants no more. Idempotent; does nothing in a forked child.
 
-    def stream_ended(self) -> None:
-        """The daemon has ended the stream."""
-        with self._lock:
+        A finalizer calls it in the midst of anything, so it takes no lock.
+        """
+        if self._open and self._pid == os.getpid():
             self._open = False
+            self.call.finish()
+
+    def ended(self) -> None:
+        """Nothing comes any more; ends the stream on this side as well."""
+        self._open = False
+        self.call.cancel()
 
 
 class _Feed:
@@ -354,9 +352,9 @@ class _Feed:
         self.largest_nbytes = 0
         self._session = session
         self._started: queue.SimpleQueue[Started | FaucetError] = queue.SimpleQueue()
-        self._call = session.channel.read(request)
-        keep_in_children(self._call)
-        self.ledger = _Ledger(self._call)
+        self.ledger = _Ledger()
+        self.stream = _Stream(session.channel.read(request))
+        keep_in_children(self.stream.call)
         threading.Thread(target=self._pull, name="faucet-feed", daemon=True).start()
 
     def wait_started(self) -> Started:
@@ -376,36 +374,36 @@ class _Feed:
             raise started
         return started
 
-    def all_buried(self) -> bool:
-        """Whether nothing waits for the reaper."""
-        return self._session.all_buried()
-
     def _pull(self) -> None:
         end: FaucetError = IteratorError("the iterator is closed")
         try:
-            for message in self._call:
+            for message in self.stream.call:
                 if isinstance(message, Started):
                     self._started.put(message)
-                elif self.ledger.open:  # else it is not fetched, and the daemon takes it back
+                elif self.stream.open:  # else it is not fetched, and the daemon takes it back
                     try:
                         self._map(message)
                     except AccessDenied as error:
                         # It has been taken back, since the stream is at its end, which says why.
                         end = error
-                        self.ledger.close()
+                        self.stream.close()
         except FaucetError as error:
             end = error
         except Exception as error:  # noqa: BLE001  # the trainer's thread raises it
             end = InternalError(f"the client's feed failed: {error!r}")
-        self.ledger.stream_ended()
+        self.stream.ended()
         self._started.put(end)
         self.ready.put(end)
 
     def _map(self, grant: Grant) -> None:
         fd = self._session.handoff.fetch(grant.handle)
+        mapped = False
         try:
-            bury = partial(self._session.bury, grant.lease, self.ledger.lease_ended)
+            if not is_sealed(fd) or page_rounded(os.fstat(fd).st_size) != grant.layout.nbytes:
+                raise InternalError(f"the daemon sent another memory than that of grant {grant}")
+            bury = partial(self._session.bury, grant.lease, self.ledger.dead.append)
             columns = map_segment(fd, grant.layout, bury)
+            mapped = True
         except OSError as error:
             raise DaemonError(
                 f"a segment of {grant.layout.nbytes:,} bytes cannot be mapped: {error}; is there a "
@@ -413,6 +411,8 @@ class _Feed:
             ) from error
         finally:
             os.close(fd)
+            if not mapped:
+                self._session.handoff.release((grant.lease,))
         self._session.adopt()
         self.bytes_mapped += grant.layout.nbytes
         self.largest_nbytes = max(self.largest_nbytes, grant.layout.nbytes)
@@ -422,8 +422,8 @@ class _Feed:
 class Reader:
     """One reader: its feed, its place in the epochs, and its statistics."""
 
-    def __init__(self, session: Session, reading: Reading) -> None:
-        """Starts to read.
+    def __init__(self, owner: object, session: Session, reading: Reading) -> None:
+        """Starts to read. Keeps `owner` alive, whose end is the session's.
 
         Raises:
             ReaderConflict: a live reader has the same name.
@@ -431,8 +431,9 @@ class Reader:
             DatasetNotFound: the dataset was dropped.
         """
         self.reading = reading
+        self._owner = owner
         self._feed = _Feed(session, reading.request)
-        self._finalizer = weakref.finalize(self, self._feed.ledger.close)
+        self._finalizer = weakref.finalize(self, self._feed.stream.close)
         self._finalizer.atexit = False
         started = self._feed.wait_started()
         self.rows_per_epoch = started.rows_per_epoch
@@ -447,6 +448,7 @@ class Reader:
         self._copies = 0
         self._seconds_waited = 0.0
         self._failure: FaucetError | None = None
+        self.ended = False
         _readers.add(self)
 
     def stats(self) -> Stats:
@@ -462,7 +464,7 @@ class Reader:
 
     def close(self) -> None:
         """Ends the reader. Batches that were handed out stay valid."""
-        self._feed.ledger.close()
+        self._feed.stream.close()
 
     def mark_forked(self) -> None:
         """This is a forked child's copy: its next batch is an error."""
@@ -488,7 +490,7 @@ class Reader:
                 f"epoch {epoch} was begun before; each epoch can be iterated over once"
             )
         if self._epoch is not None:
-            self._feed.ledger.advance(epoch)  # a no-op where the last one was read to its end
+            self._feed.stream.advance(epoch)  # a no-op where the last one was read to its end
         self._epoch = epoch
         return self._batches_of(epoch)
 
@@ -499,7 +501,7 @@ class Reader:
             keep_bytes = self._keep_bytes()
             for index in range(block.batches):
                 self._batches += 1
-                if ledger.passed_bytes > keep_bytes and self._must_copy(block):
+                if ledger.passed_bytes > keep_bytes and self._must_copy(block, keep_bytes):
                     yield self._copied(Batch(block, index))
                 else:
                     yield Batch(block, index)
@@ -540,6 +542,8 @@ class Reader:
                     del block
                 if carried:
                     carry.append((run.columns, stop, stop + carried))
+                    if self._feed.ledger.kept_bytes() > self._keep_bytes():
+                        carry = [_own(carry)]  # or it would pin what the next grant waits for
             self._feed.ledger.passed(run)
             del run
         if rows_left < 0:
@@ -557,21 +561,24 @@ class Reader:
         return iter(((start, stop), (first, start)) if start > first else ((first, stop),))
 
     def _keep_bytes(self) -> int:
-        """What the caller may keep of consumed segments: the promise, less two to go on with."""
+        """What the caller may keep of consumed segments, and the reader still gets on.
+
+        That is what the daemon has promised, less the segment being sliced, which the caller may
+        keep as well, and the one that must come next.
+        """
         if self.reading.clone:
             return -1  # nothing
-        return max(self._lease_limit_bytes - 2 * self._feed.largest_nbytes, 0)
+        return self._lease_limit_bytes - 2 * self._feed.largest_nbytes
 
     def _join(self, pieces: list[Piece], place: tuple[int, int, int]) -> _Block:
         rows = copy_rows(pieces)
         self._joined += 1
         return _Block(rows, (0, rows.rows), rows.rows, place)
 
-    def _must_copy(self, block: _Block) -> bool:
-        """Whether what was consumed is kept by the caller, and not just about to be released."""
+    def _must_copy(self, block: _Block, keep_bytes: int) -> bool:
         if block.batches == 1 and block.columns.rows == block.size:
             return False  # it is a copy already
-        return self.reading.clone or self._feed.all_buried()
+        return self._feed.ledger.kept_bytes() > keep_bytes
 
     def _copied(self, batch: Batch) -> Batch:
         if not self.reading.clone:
@@ -589,7 +596,7 @@ class Reader:
             if epoch != self._epoch:
                 raise IteratorError(f"epoch {epoch} was given up when epoch {self._epoch} began")
             run = self._pop()
-            self._feed.ledger.credit(self._rows, self._seconds_waited)
+            self._feed.stream.credit(self._rows, self._seconds_waited)
             if run.epoch == epoch:
                 return run
             if run.epoch > epoch:
@@ -657,30 +664,36 @@ def batches_in(rows: int, batch_size: int, drop_last: bool) -> int:
     return rows // batch_size if drop_last else -(-rows // batch_size)
 
 
-class BatchIterator:
-    """All batches of one or more epochs, in a row. Iterating twice goes on, it does not begin anew.
+class _Batches:
+    """An iterator over batches that never lets an error, or an interruption, pass for the end."""
 
-    Use it in a `with` block, or `close()` it, where it may not be read to its end.
-    """
-
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, batches: Iterator[Batch], count: int) -> None:
         self._reader = reader
-        self._batches = _flat(reader)
+        self._next = batches.__next__
+        self._left = count
 
-    def __iter__(self) -> Iterator[Batch]:
-        self._reader.check()
-        return self._batches
+    def __iter__(self) -> Self:
+        return self
 
     def __next__(self) -> Batch:
         try:
-            return next(self._batches)
+            batch = self._next()
         except StopIteration:
             self._reader.check()
+            if self._left:
+                raise IteratorError(
+                    "this iterator was interrupted or closed before its end; make a new one"
+                ) from None
             raise
+        self._left -= 1
+        return batch
 
-    def __len__(self) -> int:
-        """Batches of all its epochs."""
-        return self._reader.batches_per_epoch * self._reader.reading.request.epochs
+
+class _Iteration:
+    """What iterators over batches and over epochs have in common. A context manager."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
 
     def stats(self) -> Stats:
         """What was done so far."""
@@ -702,11 +715,39 @@ class BatchIterator:
         self.close()
 
 
+class BatchIterator(_Iteration):
+    """All batches of one or more epochs, in a row. Iterating twice goes on, it does not begin anew.
+
+    Use it in a `with` block, or `close()` it, where it may not be read to its end.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        super().__init__(reader)
+        self._batches = _Batches(reader, _flat(reader), len(self))
+
+    def __iter__(self) -> Iterator[Batch]:
+        self._reader.check()
+        if self._reader.ended:
+            raise IteratorError(
+                "this iterator has come to its end; make a new one, with dataset.batches(...), or "
+                "ask for several epochs"
+            )
+        return self._batches
+
+    def __next__(self) -> Batch:
+        return next(self._batches)
+
+    def __len__(self) -> int:
+        """Batches of all its epochs."""
+        return self._reader.batches_per_epoch * self._reader.reading.request.epochs
+
+
 def _flat(reader: Reader) -> Iterator[Batch]:
     request = reader.reading.request
     try:
         for epoch in range(request.first_epoch, request.first_epoch + request.epochs):
             yield from reader.epoch(epoch)
+        reader.ended = True
     finally:
         reader.close()
 
@@ -723,21 +764,21 @@ class Epoch:
         self.number = number
 
     def __iter__(self) -> Iterator[Batch]:
-        return self._reader.epoch(self.number)
+        return _Batches(self._reader, self._reader.epoch(self.number), len(self))
 
     def __len__(self) -> int:
         """Batches of the epoch."""
         return self._reader.batches_per_epoch
 
 
-class EpochIterator:
+class EpochIterator(_Iteration):
     """Epochs one after another, by one reader: the next one's data is fetched ahead.
 
     An epoch that is left early is given up, and the next begins at once.
     """
 
     def __init__(self, reader: Reader) -> None:
-        self._reader = reader
+        super().__init__(reader)
         request = reader.reading.request
         self._numbers = iter(range(request.first_epoch, request.first_epoch + request.epochs))
 
@@ -750,22 +791,3 @@ class EpochIterator:
         except StopIteration:
             self.close()
             raise
-
-    def stats(self) -> Stats:
-        """What was done so far."""
-        return self._reader.stats()
-
-    def close(self) -> None:
-        """Ends it. Batches that were handed out stay valid."""
-        self._reader.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -35,6 +35,7 @@ from faucet_client.errors import (
     DaemonLost,
     DaemonUnreachable,
     FaucetError,
+    IteratorError,
     from_code,
 )
 from faucet_client.layout import ColumnLayout, Role, SegmentLayout
@@ -48,7 +49,8 @@ from faucet_client.status import (
     WorkerStatus,
 )
 
-CONNECT_TIMEOUT_S = 5.0
+CONNECT_TIMEOUT_S = 5
+REPLY_TIMEOUT_S = 30
 CALL_TIMEOUT_S = 10.0
 OPEN_TIMEOUT_S = 3_600.0
 
@@ -140,12 +142,11 @@ class Handoff:
         """
         self._address = address
         self._lock = threading.Lock()
+        self._broken = False
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # Not settimeout(): Python would wait in poll() before each call, one more time to let go of
         # the interpreter's lock and to wait for it.
-        timeout = struct.pack("ll", int(CONNECT_TIMEOUT_S), 0)
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
+        self._set_timeout(CONNECT_TIMEOUT_S)
         try:
             try:
                 self._sock.connect(address.handoff_path)
@@ -162,6 +163,7 @@ class Handoff:
         except BaseException:
             self._sock.close()
             raise
+        self._set_timeout(REPLY_TIMEOUT_S)
         self.session_id: str = reply.welcome.session_id
         self.secret: bytes = reply.welcome.secret
         self.daemon_version: str = reply.welcome.daemon_version
@@ -189,12 +191,40 @@ class Handoff:
         with self._lock:
             self._send(message)
 
+    def alive(self) -> bool:
+        """Whether the daemon holds its end of the connection."""
+        with self._lock:
+            if self._broken:
+                return False
+            try:
+                return self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+            except BlockingIOError:
+                return True
+            except OSError:
+                return False
+
     def goodbye(self) -> None:
         """Ends the session as soon as nothing of it is left, and closes the connection."""
         with self._lock:
             with contextlib.suppress(DaemonLost):  # then the session has ended already
                 self._send(handoff_pb2.HandoffRequest(goodbye=handoff_pb2.Goodbye()))
             self._sock.close()
+
+    def _set_timeout(self, timeout_s: int) -> None:
+        timeout = struct.pack("ll", timeout_s, 0)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
+
+    def _lost(self, error: OSError) -> DaemonLost:
+        """Ends the connection: a reply that came late would be taken for the next one."""
+        self._broken = True
+        self._sock.close()
+        if isinstance(error, BlockingIOError):
+            return DaemonLost(
+                f"the daemon at {self._address} did not answer in time; see its log. Batches that "
+                "were handed out stay valid"
+            )
+        return DaemonLost(f"the daemon at {self._address} went away: {error}")
 
     def _own_pidfd(self) -> int | None:
         """A pidfd of this process, where the kernel does not give the daemon one by itself."""
@@ -218,13 +248,13 @@ class Handoff:
                 64 * 1024, socket.CMSG_SPACE(4 * item), socket.MSG_CMSG_CLOEXEC
             )
         except OSError as error:
-            raise DaemonLost(f"the daemon at {self._address} went away: {error}") from None
+            raise self._lost(error) from None
         fds = array.array("i")
         for level, kind, payload in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 fds.frombytes(payload[: len(payload) // item * item])
         if not data:
-            raise DaemonLost(f"the daemon at {self._address} closed the connection")
+            raise self._lost(ConnectionResetError("it closed the connection"))
         try:
             reply = handoff_pb2.HandoffReply.FromString(data)
         except DecodeError:
@@ -240,7 +270,7 @@ class Handoff:
         try:
             socket.send_fds(self._sock, [request.SerializeToString()], [] if fd is None else [fd])
         except OSError as error:
-            raise DaemonLost(f"the daemon at {self._address} went away: {error}") from None
+            raise self._lost(error) from None
 
 
 ProgressListener = Callable[[OpenProgress], None]
@@ -254,6 +284,7 @@ class Channel:
         self._session_id = session_id
         self._secret = secret
         self._numbers = itertools.count(1)
+        self._closed = False
         self._channel = grpc.insecure_channel(
             address.grpc_target,
             options=(
@@ -265,15 +296,13 @@ class Channel:
         )
         self._stub = faucet_pb2_grpc.FaucetStub(self._channel)
 
-    def open_dataset(
-        self, spec: DatasetSpec, key: str, on_progress: ProgressListener | None
-    ) -> DatasetInfo:
+    def open_dataset(self, spec: DatasetSpec, on_progress: ProgressListener | None) -> DatasetInfo:
         """Opens or joins a dataset.
 
         Raises:
             FaucetError: whatever the daemon found wrong with the spec or its source.
         """
-        request = faucet_pb2.OpenDatasetRequest(spec=_spec_to(spec), key=key)
+        request = faucet_pb2.OpenDatasetRequest(spec=_spec_to(spec))
         try:
             events = self._stub.OpenDataset(
                 request, metadata=self._token("OpenDataset"), timeout=OPEN_TIMEOUT_S
@@ -287,12 +316,12 @@ class Channel:
                         OpenProgress(progress.stage, progress.rows_done, progress.rows_total)
                     )
         except grpc.RpcError as error:
-            raise _translated(error, self._address) from None
+            raise self.translated(error) from None
         raise DaemonError("the daemon ended an open without a dataset")
 
     def read(self, request: ReaderRequest) -> ReaderCall:
         """Starts a reader's stream. Errors come with its first message."""
-        return ReaderCall(self._address, self._stub, self._token("Read"), request)
+        return ReaderCall(self, self._stub, self._token("Read"), request)
 
     def status(self) -> Status:
         """What the daemon says of itself."""
@@ -303,7 +332,7 @@ class Channel:
                 timeout=CALL_TIMEOUT_S,
             )
         except grpc.RpcError as error:
-            raise _translated(error, self._address) from None
+            raise self.translated(error) from None
         return _status_from(reply)
 
     def drop(self, key: str) -> tuple[str, int]:
@@ -315,12 +344,19 @@ class Channel:
                 timeout=CALL_TIMEOUT_S,
             )
         except grpc.RpcError as error:
-            raise _translated(error, self._address) from None
+            raise self.translated(error) from None
         return reply.key, reply.freed_bytes
 
     def close(self) -> None:
         """Ends all calls."""
+        self._closed = True
         self._channel.close()
+
+    def translated(self, error: grpc.RpcError) -> FaucetError:
+        """What a failed call means here."""
+        if self._closed:
+            return IteratorError("the client was closed, and this iterator with it")
+        return _translated(error, self._address)
 
     def _token(self, method: str) -> tuple[tuple[str, str], ...]:
         number = next(self._numbers)
@@ -333,12 +369,12 @@ class ReaderCall:
 
     def __init__(
         self,
-        address: Address,
+        channel: Channel,
         stub: faucet_pb2_grpc.FaucetStub,
         token: tuple[tuple[str, str], ...],
         request: ReaderRequest,
     ) -> None:
-        self._address = address
+        self._channel = channel
         self._requests: queue.SimpleQueue[faucet_pb2.ReaderMessage | None] = queue.SimpleQueue()
         self._requests.put(faucet_pb2.ReaderMessage(start=_start_to(request)))
         self._call = stub.Read(self._sent(), metadata=token)
@@ -356,24 +392,14 @@ class ReaderCall:
                 else:
                     yield Started(message.started.rows_per_epoch, message.started.lease_limit_bytes)
         except grpc.RpcError as error:
-            raise _translated(error, self._address) from None
+            raise self._channel.translated(error) from None
 
-    def send(self, credit: tuple[int, int, float] | None = None, lease: int | None = None) -> None:
-        """Tells the daemon that further grants are taken, that a lease has ended, or both.
-
-        Args:
-            credit: Grants to take; rows consumed and seconds waited so far.
-            lease: The lease that has ended.
-        """
-        message = faucet_pb2.ReaderMessage()
-        if credit is not None:
-            grants, rows_consumed, seconds_waited = credit
-            message.credit.grants = grants
-            message.credit.rows_consumed = rows_consumed
-            message.credit.seconds_waited = seconds_waited
-        if lease is not None:
-            message.release.leases.append(lease)
-        self._requests.put(message)
+    def credit(self, grants: int, rows_consumed: int, seconds_waited: float) -> None:
+        """Takes further grants, and tells how far the reader is."""
+        credit = faucet_pb2.Credit(
+            grants=grants, rows_consumed=rows_consumed, seconds_waited=seconds_waited
+        )
+        self._requests.put(faucet_pb2.ReaderMessage(credit=credit))
 
     def advance(self, epoch: int) -> None:
         """Gives up what has not come yet of the epochs before `epoch`."""
@@ -385,7 +411,7 @@ class ReaderCall:
         self._requests.put(None)
 
     def cancel(self) -> None:
-        """Ends the stream at once."""
+        """Ends the stream at once, and the thread that sends. Idempotent."""
         self._requests.put(None)
         self._call.cancel()
 

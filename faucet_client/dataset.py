@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import uuid
+import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,13 +22,13 @@ from faucet_client.batches import (
     batches_in,
 )
 from faucet_client.channel import DatasetInfo, ProgressListener, ReaderRequest
-from faucet_client.errors import SpecError
+from faucet_client.errors import SourceChanged, SpecError
 from faucet_client.session import Session
-from faucet_client.spec import SHUFFLES, SPLITS, DatasetSpec, Split
+from faucet_client.spec import SHUFFLES, SPLITS, DatasetSpec, Split, whole_number
 from faucet_client.status import Status
 
-_MAX_SEED = 2**64
-_MAX_NAME = 256
+_MAX_EPOCHS = 1_000_000
+_MAX_WORKERS = 1_024
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class FaucetClient:
 
     def __init__(self, address: str | None = None) -> None:
         self._address: Address = default_address() if address is None else parse_address(address)
-        self._session: Session | None = Session.connect(self._address)
+        self._session: Session | None = self._connect()
 
     @property
     def address(self) -> str:
@@ -95,18 +95,27 @@ class FaucetClient:
             SourceError: no such file or table, not allowed, empty, or broken.
             BudgetError: the daemon's memory budget is too small for the dataset's chunks.
         """
-        info = self.session().channel.open_dataset(spec, "", on_progress)
-        return Dataset(self, spec, info)
+        session = self.session()
+        info = session.channel.open_dataset(spec, on_progress)
+        return Dataset(self, session.handoff.session_id, spec, info)
 
     def status(self) -> Status:
         """What the daemon says of itself: memory, datasets, readers."""
         return self.session().status()
 
     def session(self) -> Session:
-        """This process's session; a new one in a forked child, or after close()."""
-        if self._session is None or self._session.stale:
-            self._session = Session.connect(self._address)
+        """This process's session; a new one in a forked child, or after the daemon's restart."""
+        if self._session is None or not self._session.usable:
+            if self._session is not None:
+                self._session.close()
+            self._session = self._connect()
         return self._session
+
+    def _connect(self) -> Session:
+        session = Session.connect(self._address)
+        # A client that is dropped unclosed must not stay connected for its process's whole life.
+        weakref.finalize(self, session.close).atexit = False
+        return session
 
     def close(self) -> None:
         """Ends the connection and its iterators. Batches that were handed out stay valid."""
@@ -139,9 +148,11 @@ class Dataset:
         info: What is known of it: rows a split, names of features, labels and passthrough columns.
     """
 
-    def __init__(self, client: FaucetClient, spec: DatasetSpec, info: DatasetInfo) -> None:
+    def __init__(
+        self, client: FaucetClient, session_id: str, spec: DatasetSpec, info: DatasetInfo
+    ) -> None:
         self._client = client
-        self._opened_in = os.getpid()
+        self._session_id = session_id
         self.spec = spec
         self.info = info
 
@@ -205,10 +216,8 @@ class Dataset:
         share = share or Share()
         self.check(wish)
         session = self._client.session()
-        if self._opened_in != os.getpid():
-            # This process's session has not opened the dataset: join it, and only it.
-            session.channel.open_dataset(self.spec, self.info.key, None)
-            self._opened_in = os.getpid()
+        if self._session_id != session.handoff.session_id:
+            self._reopen(session)
         request = ReaderRequest(
             dataset_key=self.info.key,
             split=wish.split,
@@ -224,7 +233,23 @@ class Dataset:
             seed=wish.seed,
             credits=PREFETCH_GRANTS,
         )
-        return Reader(session, Reading(request, wish.batch_size, wish.drop_last, share.clone))
+        return Reader(
+            self._client, session, Reading(request, wish.batch_size, wish.drop_last, share.clone)
+        )
+
+    def _reopen(self, session: Session) -> None:
+        """Opens the same dataset in another session: in another process, or of another daemon.
+
+        Raises:
+            SourceChanged: what would be opened now is not what this dataset is.
+        """
+        now = session.channel.open_dataset(self.spec, None)
+        if now.key != self.info.key:
+            raise SourceChanged(
+                f"{self.spec.source} has changed since dataset {self.info.key} was opened; open it "
+                "anew with FaucetClient.open()"
+            )
+        self._session_id = session.handoff.session_id
 
     def check(self, wish: Wish) -> None:
         """Refuses what this dataset cannot give.
@@ -236,20 +261,17 @@ class Dataset:
             raise SpecError(f'split must be "train" or "eval", not {wish.split!r}')
         if wish.shuffle not in SHUFFLES:
             raise SpecError(f"shuffle must be one of {', '.join(SHUFFLES)}, not {wish.shuffle!r}")
-        if wish.epochs < 1:
-            raise SpecError(f"at least one epoch must be read, not {wish.epochs}")
-        if not 0 <= wish.seed < _MAX_SEED:
-            raise SpecError(f"seed must be a whole number from 0 to 2^64 - 1, not {wish.seed}")
-        if wish.job is not None and not 0 < len(wish.job) <= _MAX_NAME:
-            raise SpecError(f"job must have 1 to {_MAX_NAME} characters, not {len(wish.job)}")
+        whole_number("epochs", wish.epochs, 1, _MAX_EPOCHS)
+        whole_number("seed", wish.seed, 0, 2**64 - 1)
+        whole_number("batch_size", wish.batch_size, 1, 2**48)
+        if wish.job is not None and not (0 < len(wish.job) <= 256 and wish.job.isprintable()):
+            raise SpecError(f"job must have 1 to 256 printable characters, not {wish.job!r}")
         rows = self.info.rows[wish.split]
         if rows == 0:
             raise SpecError(
                 f"the {wish.split} split has no rows: eval_percent={self.spec.eval_percent}, "
                 f"sample_percent={self.spec.sample_percent}"
             )
-        if wish.batch_size < 1:
-            raise SpecError(f"batch_size must be at least 1, not {wish.batch_size}")
         if wish.batch_size > rows:
             raise SpecError(
                 f"batch_size={wish.batch_size:,} is larger than the {wish.split} split, which has "
@@ -257,7 +279,7 @@ class Dataset:
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_opened_in": 0}
+        return vars(self) | {"_session_id": ""}
 
 
 class FaucetDataset(torch.utils.data.IterableDataset[Batch]):
@@ -265,7 +287,8 @@ class FaucetDataset(torch.utils.data.IterableDataset[Batch]):
 
     With `num_workers=0` batches are views, as everywhere. With worker processes each worker reads
     rows of its own and sends copies, since a view could only be sent with its whole chunk; the
-    daemon already works beside the trainer, so workers mostly cost.
+    daemon already works beside the trainer, so workers mostly cost. Without `batch_size=None` a
+    DataLoader would try to make batches of batches, and fail.
 
     Args:
         dataset: The open dataset.
@@ -290,16 +313,14 @@ class FaucetDataset(torch.utils.data.IterableDataset[Batch]):
     ) -> None:
         self._dataset = dataset
         self._wish = Wish(split, batch_size, 1, shuffle, seed, job or uuid.uuid4().hex, drop_last)
-        self._epoch = 0
+        self._reading: BatchIterator | None = None
+        # By DataLoader worker, in memory that they share, for most are new in each epoch.
+        self._epochs = torch.zeros(_MAX_WORKERS, dtype=torch.int64).share_memory_()
         dataset.check(self._wish)  # what is wrong is said here, and not in a worker
 
     def set_epoch(self, epoch: int) -> None:
-        """The number of the next epoch, which decides its shuffle.
-
-        Without it, epochs count up; but the workers of a DataLoader are new in each epoch unless
-        they are persistent, and then all begin with the same number.
-        """
-        self._epoch = epoch
+        """The number of the next epoch, which decides its shuffle; without it, epochs count up."""
+        self._epochs.fill_(epoch)
 
     def __len__(self) -> int:
         """Batches of an epoch, over all workers."""
@@ -308,8 +329,14 @@ class FaucetDataset(torch.utils.data.IterableDataset[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         info = torch.utils.data.get_worker_info()
-        share = Share(first_epoch=self._epoch)
-        if info is not None:
-            share = replace(share, worker=info.id, workers=info.num_workers, clone=True)
-        self._epoch += 1
-        return iter(BatchIterator(self._dataset.read(self._wish, share)))
+        worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
+        if self._reading is not None:
+            self._reading.close()  # an epoch that was left early
+        epoch = int(self._epochs[worker])
+        self._epochs[worker] += 1
+        share = Share(worker, workers, epoch, clone=info is not None)
+        self._reading = BatchIterator(self._dataset.read(self._wish, share))
+        return iter(self._reading)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_reading": None}

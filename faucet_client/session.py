@@ -51,7 +51,6 @@ class _DeadMapping(NamedTuple):
     address: int
     nbytes: int
     lease: int
-    on_ended: Callable[[int], None]
 
 
 class Session:
@@ -80,14 +79,14 @@ class Session:
         return cls(address)
 
     @property
-    def daemon_version(self) -> str:
-        """The version of the daemon's distribution."""
-        return self.handoff.daemon_version
-
-    @property
     def stale(self) -> bool:
         """Whether this is the forked copy of another process's session."""
         return os.getpid() != self.pid
+
+    @property
+    def usable(self) -> bool:
+        """Whether this process can go on with it: it is no fork's copy, and the daemon is there."""
+        return not self.stale and self.handoff.alive()
 
     def status(self) -> Status:
         """What the daemon says of itself."""
@@ -102,22 +101,19 @@ class Session:
         with self._mapped_lock:
             self._mapped += 1
 
-    def bury(self, lease: int, on_ended: Callable[[int], None], address: int, nbytes: int) -> None:
+    def bury(self, lease: int, note: Callable[[int], None], address: int, nbytes: int) -> None:
         """Takes over memory whose last user is gone. Callable from a finalizer.
 
         Args:
             lease: The lease that ends with it.
-            on_ended: Called by the reaper with the lease, when the memory is unmapped. Must not
-                hold on to mapped memory.
+            note: Called with the lease at once, in the finalizer: it may do no more than append to
+                a deque, and must not hold on to mapped memory.
             address: Where the memory is mapped.
             nbytes: Its size.
         """
         if not self.stale:  # a fork's copy goes with the fork
-            self._dead.put(_DeadMapping(address, nbytes, lease, on_ended))
-
-    def all_buried(self) -> bool:
-        """Whether nothing waits for the reaper."""
-        return self._dead.empty()
+            note(lease)
+            self._dead.put(_DeadMapping(address, nbytes, lease))
 
     def close(self) -> None:
         """Ends the session's calls. Tensors over its memory stay valid, leased till they die."""
@@ -136,7 +132,6 @@ class Session:
             _memory.unmap(dead.address, dead.nbytes)
             with self._mapped_lock:
                 self._mapped -= 1
-            dead.on_ended(dead.lease)
             # Not by the reader's stream: what is sent when the daemon has just ended it is lost.
             try:
                 self.handoff.release((dead.lease,))

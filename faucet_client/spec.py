@@ -7,10 +7,11 @@ source, and reports what does not fit as a `SpecError`, `ColumnError` or `Source
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import Literal, SupportsIndex
 
 from faucet_client.errors import SpecError
 
@@ -103,7 +104,12 @@ class DatasetSpec:
     preprocessing: str = "none"
     chunk_rows: int | None = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self) -> None:  # noqa: C901  # one line a rule
+        if not isinstance(self.source, ParquetSource | DuckDBSource):
+            raise SpecError(f"source must be a ParquetSource or DuckDBSource, not {self.source!r}")
+        for field in ("sample_percent", "eval_percent"):
+            if not isinstance(getattr(self, field), int | float):
+                raise SpecError(f"{field} must be a number, not {getattr(self, field)!r}")
         for field in ("features", "labels"):
             value = getattr(self, field)
             if not isinstance(value, str):
@@ -125,29 +131,21 @@ class DatasetSpec:
                 "eval_percent and sample_percent need a hash_column to decide which row goes "
                 "where; name one, or use eval_percent=0 and sample_percent=100"
             )
-        if self.chunk_rows is not None and self.chunk_rows < 1:
-            raise SpecError(f"chunk_rows must be at least 1, not {self.chunk_rows}")
+        if self.chunk_rows is not None:
+            whole_number("chunk_rows", self.chunk_rows, 1, 2**48)
         if self.preprocessing != "none":
             raise SpecError(
                 f'preprocessing={self.preprocessing!r} is not known; this version has only "none"'
             )
-        self.split_buckets()
 
     def split_buckets(self) -> SplitBuckets:
-        """The hash buckets of each split, exact for percentages of up to four decimal places.
-
-        Raises:
-            SpecError: if a percentage is finer than a millionth of the table.
-        """
+        """The hash buckets of each split: of a thousand where that is exact, else of a million."""
         sample = Fraction(str(self.sample_percent)) / 100
         train = sample * (1 - Fraction(str(self.eval_percent)) / 100)
-        for buckets in (1_000, 1_000_000):
-            if (sample * buckets).denominator == 1 and (train * buckets).denominator == 1:
-                return SplitBuckets(buckets, int(train * buckets), int(sample * buckets))
-        raise SpecError(
-            f"sample_percent={self.sample_percent} and eval_percent={self.eval_percent} cut the "
-            "table finer than a millionth; round them"
-        )
+        buckets = 1_000
+        if (sample * buckets).denominator != 1 or (train * buckets).denominator != 1:
+            buckets = 1_000_000
+        return SplitBuckets(buckets, round(train * buckets), round(sample * buckets))
 
 
 @dataclass(frozen=True)
@@ -159,7 +157,22 @@ class SplitBuckets:
     eval_end: int
 
 
+def whole_number(name: str, value: object, low: int, high: int) -> None:
+    """Refuses what is no whole number from `low` to `high`.
+
+    Raises:
+        SpecError: naming the argument and what it may be.
+    """
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise SpecError(f"{name} must be a whole number, not {value!r}")
+    if not low <= value.__index__() <= high:
+        at_most = f" to {high:,}" if high < 2**40 else ""
+        raise SpecError(f"{name} must be a whole number from {low}{at_most}, not {value!r}")
+
+
 def _absolute(path: str | os.PathLike[str], field: str) -> str:
+    if not isinstance(path, str | os.PathLike):
+        raise SpecError(f"{field} must be a path, not {path!r}")
     text = os.fspath(path)
     if not os.path.isabs(text):
         raise SpecError(
@@ -171,10 +184,12 @@ def _absolute(path: str | os.PathLike[str], field: str) -> str:
 def _names(value: Sequence[str], field: str) -> tuple[str, ...]:
     if isinstance(value, str):
         raise SpecError(f"{field} must be a list of column names, not the text {value!r}")
+    if not isinstance(value, Iterable):
+        raise SpecError(f"{field} must be a list of column names, not {value!r}")
     names = tuple(value)
-    if not all(names):
-        raise SpecError(f"{field} holds an empty name: {names!r}")
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    if not all(type(name) is str and name for name in names):
+        raise SpecError(f"{field} must hold names of columns, not {names!r}")
+    repeated = sorted(name for name, times in Counter(names).items() if times > 1)
     if repeated:
         raise SpecError(f"{field} names {', '.join(repeated)} more than once")
     return names

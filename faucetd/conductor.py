@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
+import resource
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -33,6 +35,7 @@ from faucetd.errors import (
     AccessDenied,
     BudgetError,
     ChunkFailed,
+    DaemonLost,
     DaemonUnreachable,
     DatasetInUse,
     DatasetNotFound,
@@ -40,6 +43,7 @@ from faucetd.errors import (
     InternalError,
     ReaderConflict,
     SourceEmpty,
+    SpecError,
     from_code,
 )
 from faucetd.fetch.pieces import PlannedChunk
@@ -51,6 +55,7 @@ from faucetd.schedule.scheduler import (
     Scheduler,
     required_bytes,
 )
+from faucetd.schedule.state import FLOOR_SEGMENTS
 from faucetd.serve.backend import DatasetInfo, Granted, OpenProgress, ReaderRequest, Started
 from faucetd.serve.sessions import Session
 from faucetd.worker import messages
@@ -61,6 +66,11 @@ _log = logging.getLogger(__name__)
 LEAVING_S = 1.0
 """How long a new reader waits for one of the same name that may just be leaving."""
 
+MAX_READERS_PER_SESSION = 256
+
+MAX_CHUNKS = 20_000
+"""Of one dataset. More would cost the scheduler more than they can bring."""
+
 ReaderName = tuple[str, str, int, int, Split]
 
 
@@ -70,12 +80,11 @@ class _Dataset:
 
     spec: DatasetSpec
     opened: messages.Opened
-    principal: int
     chunks_made: int = 0
     rows_read: int = 0
     bytes_read: int = 0
     counts: dict[str, messages.Counts] = field(default_factory=dict)
-    error: str = ""
+    failures: dict[int, str] = field(default_factory=dict)  # by chunk, until it is made
 
     def rows(self, split: Split) -> int:
         return sum(_rows(chunk, split) for chunk in self.opened.chunks)
@@ -125,16 +134,14 @@ class _Reader:
 
     def credit(self, grants: int, rows_consumed: int, seconds_waited: float) -> None:
         self.rows_consumed = rows_consumed
-        self.seconds_waited = seconds_waited
+        if math.isfinite(seconds_waited):
+            self.seconds_waited = seconds_waited
         if grants and not self.left:
             self._conductor.happened(events.CreditsGiven(self.number, grants))
 
     def advance(self, epoch: int) -> None:
         if not self.left:
             self._conductor.happened(events.EpochAdvanced(self.number, epoch))
-
-    def release(self, leases: tuple[int, ...]) -> None:
-        self._conductor.release(self.session, leases)
 
     def finish(self) -> None:
         self._conductor.reader_left(self)
@@ -150,7 +157,7 @@ class Conductor:
     def __init__(self, settings: Settings, scratch_dir: Path) -> None:
         self._settings = settings
         self._scratch_dir = str(scratch_dir)
-        self._scheduler = Scheduler(settings.memory_budget)
+        self._scheduler = Scheduler(settings.memory_budget, _most_segments())
         self._pool: WorkerPool | None = None
         self._forget_session: Callable[[Session], None] = lambda _session: None
         self._broken: Callable[[Exception], None] = lambda _error: None
@@ -191,6 +198,23 @@ class Conductor:
         """No new datasets and readers from now on."""
         self._draining = True
 
+    def end_readers(self) -> None:
+        """Tells the readers that are left that the daemon stops."""
+        for reader in list(self._readers.values()):
+            reader.outbox.put_nowait(DaemonLost("the daemon was stopped; start it again"))
+
+    def workers_cannot_start(self, story: str) -> None:
+        """Whoever waits for a dataset to be opened would wait for ever."""
+        waiting, self._openings_waiting = self._openings_waiting, []
+        for opening in waiting:
+            if not opening.done.done():
+                opening.done.set_exception(
+                    InternalError(
+                        f"the daemon's workers cannot start: the last one {story}. Its last words "
+                        "are in the daemon's log"
+                    )
+                )
+
     # Events and instructions.
 
     def happened(self, event: events.Event) -> None:
@@ -226,7 +250,6 @@ class Conductor:
                 self._grant(instruction)
             case instructions.FailReader():
                 reader = self._readers[instruction.reader]
-                self._datasets[reader.request.dataset_key].error = instruction.message
                 reader.outbox.put_nowait(from_code(instruction.code, instruction.message))
                 self._forget_name(reader)
 
@@ -246,6 +269,7 @@ class Conductor:
                 number=load.chunk,
                 chunk=opened.chunks[load.chunk],
                 splits=load.splits,
+                reserved_bytes=load.reserved_bytes,
             ),
         )
 
@@ -320,7 +344,7 @@ class Conductor:
             self._segments[SegmentId(load.dataset, load.chunk, split)] = (fd, layout)
         if dataset is not None:
             dataset.chunks_made += 1
-            dataset.error = ""
+            dataset.failures.pop(load.chunk, None)
             dataset.rows_read += message.rows_read
             dataset.bytes_read += message.bytes_read
             for column, counts in message.counts.items():
@@ -337,6 +361,8 @@ class Conductor:
         else:
             load = self._loading.pop(worker)
             _log.error("chunk %d of %s: %s", load.chunk, load.dataset, message.message)
+            if load.dataset in self._datasets:
+                self._datasets[load.dataset].failures[load.chunk] = message.message
             self.happened(events.ChunkFailed(worker, message.code, message.message))
         self._give_work(worker)
 
@@ -368,18 +394,9 @@ class Conductor:
 
     # Datasets (Backend).
 
-    async def open_dataset(
-        self, spec: DatasetSpec, key: str
-    ) -> AsyncIterator[OpenProgress | DatasetInfo]:
+    async def open_dataset(self, spec: DatasetSpec) -> AsyncIterator[OpenProgress | DatasetInfo]:
         """Opens the dataset, or joins it: clients that ask for the same share one opening."""
         self._refuse_if_draining()
-        if key:
-            if key not in self._datasets:
-                raise DatasetNotFound(
-                    f"dataset {key} is not open any more; open it anew with FaucetClient.open()"
-                )
-            yield self._info(key)
-            return
         task = self._openings_by_request.get(spec)
         if task is None:
             task = asyncio.create_task(self._open(spec))
@@ -417,7 +434,7 @@ class Conductor:
         assert isinstance(opened, messages.Opened)
         self._check(spec, opened)
         if opened.key not in self._datasets:
-            self._datasets[opened.key] = _Dataset(spec, opened, os.getuid())
+            self._datasets[opened.key] = _Dataset(spec, opened)
             self.happened(events.DatasetAdded(opened.key, _chunk_infos(opened)))
             _log.info("opened %s as %s: %d chunks", spec.source, opened.key, len(opened.chunks))
         return opened.key
@@ -456,15 +473,21 @@ class Conductor:
         rows = sum(chunk.train_rows + chunk.eval_rows for chunk in opened.chunks)
         if rows == 0:
             raise SourceEmpty(f"{spec.source} has no rows that the sample and the splits keep")
+        if len(opened.chunks) > MAX_CHUNKS:
+            raise SpecError(
+                f"chunk_rows={opened.chunk_rows:,} cuts {spec.source} into {len(opened.chunks):,} "
+                f"chunks, and at most {MAX_CHUNKS:,} are possible; choose a larger one"
+            )
         largest = max(size for sizes in opened.segment_bytes.values() for size in sizes)
         needed = required_bytes(largest)
         if needed > self._settings.memory_budget:
             raise BudgetError(
                 f"memory_budget={self._settings.memory_budget:,} bytes is too small for "
                 f"{spec.source}: its largest segment takes {largest:,} bytes (of up to "
-                f"{opened.chunk_rows:,} rows), and a reader needs two of them and a third while it "
-                f"is made, 3 x {largest:,} = {needed:,}. Raise memory_budget, or open the dataset "
-                f"with a smaller chunk_rows than {opened.chunk_rows:,}"
+                f"{opened.chunk_rows:,} rows), and a reader needs {FLOOR_SEGMENTS} of them and one "
+                f"more while it is made, {FLOOR_SEGMENTS + 1} x {largest:,} = {needed:,}. Raise "
+                "memory_budget, or open the dataset with a smaller chunk_rows than "
+                f"{opened.chunk_rows:,}"
             )
 
     def _info(self, key: str) -> DatasetInfo:
@@ -515,6 +538,12 @@ class Conductor:
             raise DatasetNotFound(
                 f"dataset {request.dataset_key} is not open any more; open it anew with "
                 "FaucetClient.open()"
+            )
+        theirs = sum(reader.session is session for reader in self._readers.values())
+        if theirs >= MAX_READERS_PER_SESSION:
+            raise BudgetError(
+                f"this process has {theirs} iterators open, or tensors of them, which is the most; "
+                "close() some"
             )
         name = _reader_name(request)
         try:
@@ -661,8 +690,8 @@ class Conductor:
         return DatasetStatus(
             key=key,
             source=str(dataset.spec.source),
-            state="failed" if dataset.error else "ready",
-            error=dataset.error,
+            state="failed" if dataset.failures else "ready",
+            error=next(iter(dataset.failures.values()), ""),
             train_rows=dataset.rows("train"),
             eval_rows=dataset.rows("eval"),
             chunks=len(opened.chunks),
@@ -691,7 +720,7 @@ class Conductor:
             split=request.split,
             dataset_key=request.dataset_key,
             pid=reader.session.pid,
-            epoch=view.epoch,
+            epoch=max(view.epoch, request.first_epoch),
             rows_granted=view.rows_granted,
             rows_consumed=reader.rows_consumed,
             rows_per_epoch=view.rows_per_epoch,
@@ -716,6 +745,12 @@ class Conductor:
 
     def _allowed_roots(self) -> tuple[str, ...]:
         return tuple(str(root) for root in self._settings.allowed_roots)
+
+
+def _most_segments() -> int:
+    """Segments that can exist at a time: each is an open descriptor, and sessions need some too."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(soft // 2, 64)
 
 
 def _reader_name(request: ReaderRequest) -> ReaderName:

@@ -89,6 +89,7 @@ async def _serve(settings: Settings, scratch_dir: Path) -> None:
             conductor.drain()
             _log.info("draining for up to %.0f s", DRAIN_S)
             await _drained(conductor, stop)
+            conductor.end_readers()
     finally:
         await server.stop(grace=0.5)
         handoff.stop()

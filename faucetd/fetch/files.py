@@ -23,7 +23,9 @@ class FileState:
     path: str
     size: int
     mtime_ns: int
+    ctime_ns: int  # nobody can put it back, as tools do with the other one
     inode: int
+    device: int
 
     @classmethod
     def of(cls, path: str, *, may_be_missing: bool = False) -> FileState:
@@ -37,11 +39,18 @@ class FileState:
             found = os.stat(path)
         except (FileNotFoundError, NotADirectoryError):
             if may_be_missing:
-                return cls(path, -1, 0, 0)
+                return cls(path, -1, 0, 0, 0, 0)
             raise SourceNotFound(f"there is no file {path} on the daemon's filesystem") from None
         except PermissionError:
             raise forbidden(path) from None
-        return cls(path, found.st_size, found.st_mtime_ns, found.st_ino)
+        return cls(
+            path,
+            found.st_size,
+            found.st_mtime_ns,
+            found.st_ctime_ns,
+            found.st_ino,
+            found.st_dev,
+        )
 
     def check_unchanged(self) -> None:
         """Compares the file with this state.
@@ -72,9 +81,8 @@ def snapshot_of(states: Iterable[FileState]) -> str:
     digest = hashlib.sha256()
     for state in states:
         digest.update(
-            f"{state.path}\0{state.size} {state.mtime_ns} {state.inode}\n".encode(
-                errors="surrogateescape"
-            )
+            f"{state.path}\0{state.size} {state.mtime_ns} {state.ctime_ns} "
+            f"{state.inode} {state.device}\n".encode(errors="surrogateescape")
         )
     return digest.hexdigest()[:32]
 

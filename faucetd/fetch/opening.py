@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from faucet_client.spec import DuckDBSource, ParquetSource
 from faucet_client.spec import Source as SourceDescription
-from faucetd.errors import SourceChanged, SourceForbidden
+from faucetd.errors import SourceChanged, SourceForbidden, SourceReadError
 from faucetd.fetch.connection import MEMORY_LIMIT
 from faucetd.fetch.duckdb import DuckDBTable, database_states
 from faucetd.fetch.files import FileState, forbidden, snapshot_of
@@ -88,9 +88,17 @@ def _files(description: SourceDescription, allowed_roots: Sequence[str]) -> list
     else:
         files = [os.path.realpath(description.path)]
         _check_allowed(f"{files[0]}.wal", description.path, roots)
+    if len(set(files)) < len(files):
+        twice = next(file for file in files if files.count(file) > 1)
+        raise SourceReadError(
+            f"{description.path} leads to {twice} more than once, over symbolic links; its rows "
+            "would be read as often. Name a narrower path"
+        )
     for file in files:
         _check_allowed(file, description.path, roots)
         FileState.of(file)
+        if not os.path.isfile(file):
+            raise SourceReadError(f"{file} is not a regular file")
         if not os.access(file, os.R_OK, effective_ids=True):
             raise forbidden(file)
     return files

@@ -82,6 +82,8 @@ def _write(path: str, query: str, partial: str, memory_limit: str) -> None:
             own = identifier(os.path.basename(partial).split(".")[0])
             # The query stands on lines of its own: it may end in a comment.
             connection.execute(f"CREATE TABLE {own}.main.{TABLE} AS\n{query}\n")
+            # Closing would write it out as well, but says nothing of a disk that is full.
+            connection.execute(f"CHECKPOINT {own}")
         finally:
             connection.close()
 

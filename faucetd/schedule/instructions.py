@@ -25,6 +25,7 @@ class Load:
     dataset: str
     chunk: int
     splits: tuple[Split, ...]
+    reserved_bytes: int
 
 
 @dataclass(frozen=True)

@@ -34,11 +34,10 @@ class Part:
         if not (0 <= self.part < self.parts and self.stripe_rows >= 1):
             raise ValueError(f"no such part: {self}")
 
-    def rows_before(self, position: int, part: int | None = None) -> int:
-        """How many of the first `position` rows belong to `part` (default: this one)."""
-        part = self.part if part is None else part
+    def rows_before(self, position: int) -> int:
+        """How many of the first `position` rows belong to this part."""
         rounds, rest = divmod(position, self.stripe_rows * self.parts)
-        in_round = min(max(rest - part * self.stripe_rows, 0), self.stripe_rows)
+        in_round = min(max(rest - self.part * self.stripe_rows, 0), self.stripe_rows)
         return rounds * self.stripe_rows + in_round
 
     def ranges(self, chunk_rows: Sequence[int]) -> list[RowRange]:
@@ -49,10 +48,14 @@ class Part:
         start = 0
         for rows in chunk_rows:
             stop = start + rows
-            dealt = [
-                self.rows_before(stop, part) - self.rows_before(start, part)
-                for part in range(self.part + 1)
-            ]
-            found.append(RowRange(sum(dealt[:-1]), dealt[-1]))
+            below = self._rows_below(stop) - self._rows_below(start)
+            mine = self.rows_before(stop) - self.rows_before(start)
+            found.append(RowRange(below, mine))
             start = stop
         return found
+
+    def _rows_below(self, position: int) -> int:
+        """How many of the first `position` rows belong to the parts before this one."""
+        rounds, rest = divmod(position, self.stripe_rows * self.parts)
+        below = self.stripe_rows * self.part
+        return rounds * below + min(rest, below)

@@ -56,6 +56,7 @@ from faucetd.schedule.instructions import (
 )
 from faucetd.schedule.state import (
     FLOOR_SEGMENTS,
+    UNLIMITED_BYTES,
     Dataset,
     Lease,
     LoadState,
@@ -105,8 +106,9 @@ class ReaderView:
 class Scheduler:
     """See the module's docstring. `handle` is the only method that changes anything."""
 
-    def __init__(self, budget_bytes: int) -> None:
+    def __init__(self, budget_bytes: int, most_segments: int = 2**31) -> None:
         self._budget_bytes = budget_bytes
+        self._most_segments = most_segments
         self._used_bytes = 0
         self._leased_bytes = 0
         self._peak_bytes = 0
@@ -289,7 +291,7 @@ class Scheduler:
         free = self._budget_bytes - promised - load
         counted = min(mine, whole)
         if whole - counted <= free // 2:
-            return max(whole, FLOOR_SEGMENTS * segment)
+            return UNLIMITED_BYTES
         floor = FLOOR_SEGMENTS * segment
         if min(mine + floor, whole) - counted > free:
             raise BudgetError(
@@ -426,10 +428,10 @@ class Scheduler:
         total = load.reserved_bytes + event.nbytes
         if load.dataset in self._datasets:
             dataset = self._datasets[load.dataset]
-            rows = sum(dataset.chunks[load.chunk].rows.get(split, 0) for split in load.splits)
+            rows = {split: dataset.chunks[load.chunk].rows.get(split, 0) for split in load.splits}
             for split in load.splits:
-                share = dataset.chunks[load.chunk].rows.get(split, 0) / rows
-                dataset.learn_bytes(load.chunk, split, int(total * share) + 1)
+                nbytes = total * rows[split] // sum(rows.values())
+                dataset.learn_bytes(load.chunk, split, nbytes)
             self._keep_promises()
         if self._make_room(event.nbytes, wanted_too=True):
             load.reserved_bytes = total
@@ -550,7 +552,7 @@ class Scheduler:
         for each in splits:
             dataset.missing[each].discard(chunk)
         del self._idle[worker]
-        self._out.append(Load(worker, dataset.key, chunk, tuple(splits)))
+        self._out.append(Load(worker, dataset.key, chunk, tuple(splits), reserved))
 
     def _could_keep(self, dataset: Dataset, chunk: int, split: Split) -> bool:
         """Whether a load of the chunk would yield the split, and nobody has it or makes it."""
@@ -595,17 +597,20 @@ class Scheduler:
     def _make_room(self, nbytes: int, *, wanted_too: bool, evict: bool = True) -> bool:
         """Evicts until `nbytes` are free, or evicts nothing and says that it cannot be done."""
         short = self._used_bytes + nbytes - self._budget_bytes
-        if short > 0 and not evict:
+        # A load makes two segments at most.
+        too_many = len(self._resident) + 2 * (len(self._loads) + 1) - self._most_segments
+        if (short > 0 or too_many > 0) and not evict:
             return False
         chosen: list[Segment] = []
         left = dict(self._resident)
-        while short > 0:
+        while short > 0 or too_many > 0:
             segment = policy.victim(left.values(), self._datasets, wanted_too=wanted_too)
             if segment is None:
                 return False
             chosen.append(segment)
             del left[segment.id]
             short -= segment.nbytes
+            too_many -= 1
         for segment in chosen:
             self._evict(segment)
         return True

@@ -11,9 +11,12 @@ from faucetd.schedule.events import ChunkInfo
 from faucetd.schedule.instructions import SegmentId
 from faucetd.schedule.parts import RowRange
 
-FLOOR_SEGMENTS = 2
-"""Segments that each reader may always lease: the one that its last batch still pins, and the
-next. With one it would wait for itself."""
+FLOOR_SEGMENTS = 3
+"""Segments that each reader may always lease: the one that its last batch still pins, the one that
+it slices, and the next. With fewer it would wait for itself, or copy for no reason."""
+
+UNLIMITED_BYTES = 2**62
+"""What a reader is promised whose whole split has its place in the budget."""
 
 
 @dataclass

@@ -88,8 +88,6 @@ class ReaderStream(Protocol):
 
     def advance(self, epoch: int) -> None: ...
 
-    def release(self, leases: tuple[int, ...]) -> None: ...
-
     def finish(self) -> None:
         """No more grants. `next` gives what was granted already, then None."""
         ...
@@ -102,9 +100,7 @@ class ReaderStream(Protocol):
 class Backend(Protocol):
     """The daemon, seen from its sockets. All calls come from the event loop."""
 
-    def open_dataset(
-        self, spec: DatasetSpec, key: str
-    ) -> AsyncIterator[OpenProgress | DatasetInfo]: ...
+    def open_dataset(self, spec: DatasetSpec) -> AsyncIterator[OpenProgress | DatasetInfo]: ...
 
     async def read(self, session: Session, request: ReaderRequest) -> ReaderStream: ...
 

@@ -69,7 +69,7 @@ class FaucetService(faucet_pb2_grpc.FaucetServicer):
             async with asyncio.timeout(
                 None if context.time_remaining() is not None else OPEN_DEADLINE_S
             ):
-                async for event in self._backend.open_dataset(spec, request.key):
+                async for event in self._backend.open_dataset(spec):
                     yield translate.open_event_to(event)
         except FaucetError as error:
             await _abort(context, error)
@@ -129,7 +129,7 @@ class FaucetService(faucet_pb2_grpc.FaucetServicer):
                 first = await anext(requests)
         except (TimeoutError, StopAsyncIteration):
             raise SpecError("a reader's stream must begin with `start`") from None
-        if not first.HasField("start"):
+        if first.WhichOneof("message") != "start":
             raise SpecError("a reader's stream must begin with `start`")
         return await self._backend.read(session, translate.reader_request_from(first.start))
 
@@ -140,21 +140,21 @@ class FaucetService(faucet_pb2_grpc.FaucetServicer):
         """Hands the client's messages on until it has no more to say."""
         try:
             async for request in requests:
-                if request.HasField("release"):
-                    stream.release(tuple(request.release.leases))
-                if request.HasField("credit"):
-                    credit = request.credit
-                    stream.credit(
-                        min(credit.grants, translate.MAX_CREDITS),
-                        credit.rows_consumed,
-                        credit.seconds_waited,
-                    )
-                if request.HasField("advance"):
-                    stream.advance(request.advance.epoch)
-                if request.HasField("finish"):
-                    stream.finish()
-        except AccessDenied as error:
-            _log.warning("a reader's stream ends: %s", error)
+                match request.WhichOneof("message"):
+                    case "credit":
+                        credit = request.credit
+                        stream.credit(
+                            min(credit.grants, translate.MAX_CREDITS),
+                            credit.rows_consumed,
+                            credit.seconds_waited,
+                        )
+                    case "advance":
+                        stream.advance(request.advance.epoch)
+                    case "finish":
+                        stream.finish()
+                    case other:
+                        _log.warning("a reader sent %s; its stream ends", other)
+                        break
         except grpc.RpcError as error:  # the stream broke; `Read` is cancelled and cleans up
             _log.info("a reader's stream broke: %s", error)
         stream.finish()

@@ -14,6 +14,7 @@ from faucetd.schedule.parts import Part
 from faucetd.serve.backend import DatasetInfo, Granted, OpenProgress, ReaderRequest, Started
 
 MAX_NAME = 256
+MAX_COLUMNS = 20_000
 MAX_CREDITS = 64
 MAX_EPOCHS = 1_000_000
 MAX_PARTS = 4_096
@@ -25,6 +26,9 @@ def spec_from(message: spec_pb2.DatasetSpec) -> DatasetSpec:
     Raises:
         SpecError: the description contradicts itself.
     """
+    names = message.features_list.names, message.labels_list.names, message.passthrough
+    if sum(map(len, names)) + len(message.exclude_features) > MAX_COLUMNS:
+        raise SpecError(f"the spec names more than {MAX_COLUMNS:,} columns")
     source: ParquetSource | DuckDBSource
     match message.WhichOneof("source"):
         case "parquet":
@@ -73,9 +77,13 @@ def reader_request_from(message: faucet_pb2.StartReader) -> ReaderRequest:
             raise SpecError(f"a reader cannot start: {what}")
 
     require(message.split in SPLITS, f"split must be one of {SPLITS}, not {message.split!r}")
-    require(0 < len(message.job) <= MAX_NAME, f"job must have 1 to {MAX_NAME} characters")
+    require(
+        0 < len(message.job) <= MAX_NAME and message.job.isprintable(),
+        f"job must have 1 to {MAX_NAME} printable characters",
+    )
     require(message.shuffle in SHUFFLES, f"shuffle must be one of {SHUFFLES}")
     require(1 <= message.epochs <= MAX_EPOCHS, f"epochs must be 1 to {MAX_EPOCHS}")
+    require(message.first_epoch + message.epochs < 2**32, "there are too many epochs")
     require(1 <= message.parts <= MAX_PARTS, f"parts must be 1 to {MAX_PARTS}")
     require(message.part < message.parts, "part must be below parts")
     require(message.stripe_rows >= 1, "stripe_rows must be at least 1")

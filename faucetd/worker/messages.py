@@ -58,6 +58,7 @@ class LoadChunk(msgspec.Struct, frozen=True, tag=True):
     number: int
     chunk: PlannedChunk
     splits: tuple[Split, ...]
+    reserved_bytes: int
 
 
 class Allow(msgspec.Struct, frozen=True, tag=True):

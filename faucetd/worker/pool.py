@@ -32,6 +32,9 @@ _log = logging.getLogger(__name__)
 START_TIMEOUT_S = 120.0
 """A worker imports torch; on a cold disk that takes long, but not for ever."""
 
+HOPELESS_STARTS = 4
+"""Failed starts in a row after which nobody should wait for a worker any more."""
+
 RESPAWN_DELAYS_S = (0.0, 0.1, 0.5, 2.0, 5.0)
 """Before the n-th start in a row that never became ready: a worker that cannot start at all must
 not keep a core busy."""
@@ -55,6 +58,10 @@ class PoolListener(Protocol):
         ...
 
     def worker_died(self, worker: int, story: str) -> None: ...
+
+    def workers_cannot_start(self, story: str) -> None:
+        """Several starts in a row have failed; the pool goes on trying."""
+        ...
 
 
 @dataclass
@@ -178,6 +185,8 @@ class WorkerPool:
             delay_s = RESPAWN_DELAYS_S[min(self._failed_starts, len(RESPAWN_DELAYS_S) - 1)]
             asyncio.get_running_loop().call_later(delay_s, self._respawn)
         self._listener.worker_died(worker.number, story)
+        if self._failed_starts >= HOPELESS_STARTS:
+            self._listener.workers_cannot_start(story)
 
     def _respawn(self) -> None:
         if not self._stopping and len(self._workers) < self._size:

@@ -61,6 +61,9 @@ _log = logging.getLogger(__name__)
 PREPARE_VERSION = 1
 """Part of every dataset's key: raised when the same rows would become other bytes."""
 
+MAX_MESSAGE = 2_000
+"""Characters of an error; it travels in gRPC's metadata, which holds 8 KiB."""
+
 OPEN_SOURCES = 2
 """Sources that a worker keeps open: the one that it reads, and one to change to and fro."""
 
@@ -117,7 +120,7 @@ class Worker:
             except FaucetError as error:
                 if isinstance(task, LoadChunk):
                     self._forget(task.dataset)  # next time it is opened anew, not read on
-                self._say(Failed(error.code, error.message))
+                self._say(Failed(error.code, _speakable(error.message)))
             except MemoryError as error:
                 self._say(Failed(BudgetError.code, f"the worker is out of memory: {error}"))
             except Exception as error:  # noqa: BLE001  # whoever waits is told
@@ -125,8 +128,10 @@ class Worker:
                 self._say(
                     Failed(
                         InternalError.code,
-                        f"{type(error).__name__}: {error}; please report this, with the trace in "
-                        "the daemon's log",
+                        _speakable(
+                            f"{type(error).__name__}: {error}; please report this, with the trace "
+                            "in the daemon's log"
+                        ),
                     )
                 )
 
@@ -199,6 +204,15 @@ class Worker:
                 split: cleanup.enter_context(_writer(dataset.columns, rows[split]))
                 for split in task.splits
             }
+            spare = task.reserved_bytes - sum(writer.fixed_nbytes for writer in writers.values())
+
+            def before_grow(nbytes: int) -> None:
+                nonlocal spare
+                spare -= nbytes
+                if spare < 0:
+                    self._ask_for_bytes(-spare)
+                    spare = 0
+
             rows_read = bytes_read = 0
             dataset.preparer.start(ChunkId(task.dataset, "rows", task.number), rows)
             for batch, codes in read_split(
@@ -213,9 +227,7 @@ class Worker:
             try:
                 for split, writer in writers.items():
                     appendix = dataset.preparer.fill(split, writer.arrays())
-                    sealed[split] = writer.finish(
-                        appendix.texts, appendix.valid, self._ask_for_bytes
-                    )
+                    sealed[split] = writer.finish(appendix.texts, appendix.valid, before_grow)
                     cleanup.callback(os.close, sealed[split].fd)
             except OSError as error:
                 raise BudgetError(
@@ -309,6 +321,11 @@ def _dataset_key(task: Open, snapshot: str, chunk_rows: int) -> str:
         "cpu": torch.backends.cpu.get_cpu_capability(),
     }
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _speakable(message: str) -> str:
+    """The message as every side can carry it: paths may hold what is no UTF-8."""
+    return message.encode(errors="backslashreplace").decode()[:MAX_MESSAGE]
 
 
 def _die_with(daemon_pid: int) -> None:

@@ -105,7 +105,7 @@ def test_a_budget_that_is_too_small_is_refused_with_the_formula(
 ) -> None:
     columns = {f"c{n}": np.zeros(60_000, np.float32) for n in range(40)}
     pq.write_table(pa.table(columns), folder / "wide.parquet")
-    with pytest.raises(BudgetError, match=r"3 x [\d,]+ = [\d,]+.*chunk_rows"):
+    with pytest.raises(BudgetError, match=r"4 x [\d,]+ = [\d,]+.*chunk_rows"):
         daemon.client().open(
             parquet(folder, "wide.parquet", features=list(columns), chunk_rows=60_000)
         )
@@ -122,7 +122,7 @@ def test_a_batch_larger_than_the_split_is_refused(daemon: LocalDaemon, folder: P
     [
         ({"split": "test"}, '"train" or "eval"'),
         ({"split": "eval"}, "eval split has no rows"),
-        ({"batch_size": 0}, "at least 1"),
+        ({"batch_size": 0}, "from 1"),
         ({"shuffle": "rows"}, "shuffle"),
         ({"epochs": 0}, "epoch"),
         ({"seed": -1}, "seed"),

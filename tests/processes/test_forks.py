@@ -1,4 +1,4 @@
-"""A process that uses the client may fork, and its DataLoader may; nobody hangs, and all is exact."""
+"""A process that uses the client may fork, as DataLoaders do; nobody hangs, and all is exact."""
 
 from __future__ import annotations
 

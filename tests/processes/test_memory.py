@@ -1,4 +1,4 @@
-"""Memory stays where it was promised to stay, whatever the table's size and the trainers' habits."""
+"""Memory stays where it was promised, whatever the table's size and the trainers' habits."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_table_twenty_times_the_budget_streams_through_in_flat_memory(
     while not trainer.has_answered():
         memory = client.status().memory
         assert memory.used_bytes <= memory.budget_bytes == budget
-        # The two looks are not at one moment: a segment may be gone in the one and new in the other.
+        # The two looks are not at one moment: a segment may be gone in one, and new in the other.
         assert memfd_bytes(processes) <= budget + segment_nbytes
         peak = max(peak, anonymous_bytes(processes))
     assert trainer.answer() == {"read": table.rows // BATCH}
@@ -86,7 +86,6 @@ def test_a_table_twenty_times_the_budget_streams_through_in_flat_memory(
     (dataset,) = status.datasets
     assert dataset.source_rows_read == table.rows
     assert processes_of(daemon) == processes  # nobody died on the way
-    print(peak - quarter, quarter, trainer.ask("stats"))
 
 
 def test_a_trainer_that_keeps_every_batch_gets_copies_and_does_not_stop_its_peer(
@@ -124,4 +123,3 @@ def test_a_trainer_that_keeps_its_last_two_batches_gets_no_copies(
     stats = trainer.ask("stats")
     assert (stats["rows"], stats["batches_copied"]) == (table.rows, 0)
     assert "copies" not in trainer.log
-    print(stats)

@@ -122,30 +122,30 @@ def test_a_load_keeps_the_other_split_where_there_is_room() -> None:
 
 
 def test_a_leased_segment_is_not_evicted_and_the_next_load_waits_for_a_release() -> None:
-    world = World(3 * SIZE, chunks(9, evals=0))
+    world = World(4 * SIZE, chunks(9, evals=0))
     world.join(1, credits=9)
-    for _ in range(3):
+    for _ in range(4):
         world.finish_load(0)
-    assert [g.reader for g in world.grants] == [1, 1]  # the floor of two; a third must wait
+    assert [g.reader for g in world.grants] == [1] * 3  # the floor of three; a fourth must wait
     assert not world.loads  # all is leased, or wanted next
     held = {grant.segment for grant in world.grants}
     world.send(LeasesReleased((world.grants[0].lease,)))
     assert world.evicted == [world.grants[0].segment]
     assert world.grants[0].segment in held
-    assert len(world.grants) == 3
+    assert len(world.grants) == 4
 
 
-def test_a_reader_that_the_budget_cannot_promise_two_segments_is_refused_with_figures() -> None:
-    world = World(3 * SIZE, chunks(9, evals=0))
+def test_a_reader_that_the_budget_cannot_promise_its_floor_is_refused_with_figures() -> None:
+    world = World(4 * SIZE, chunks(9, evals=0))
     world.join(1)
     world.join(2)
     assert 1 in world.admitted
-    assert "memory_budget=300" in world.refused[2].message
-    assert "2 segments of 100 = 200" in world.refused[2].message
+    assert "memory_budget=400" in world.refused[2].message
+    assert "3 segments of 100 = 300" in world.refused[2].message
 
 
 def test_leases_of_a_reader_that_left_are_counted_until_they_are_released() -> None:
-    world = World(3 * SIZE, chunks(9, evals=0), workers=1)
+    world = World(4 * SIZE, chunks(9, evals=0), workers=1)
     world.join(1, credits=2)
     world.finish_load(0)
     world.finish_load(0)

@@ -8,12 +8,10 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class OpenDatasetRequest(_message.Message):
-    __slots__ = ("spec", "key")
+    __slots__ = ("spec",)
     SPEC_FIELD_NUMBER: _ClassVar[int]
-    KEY_FIELD_NUMBER: _ClassVar[int]
     spec: _spec_pb2.DatasetSpec
-    key: str
-    def __init__(self, spec: _Optional[_Union[_spec_pb2.DatasetSpec, _Mapping]] = ..., key: _Optional[str] = ...) -> None: ...
+    def __init__(self, spec: _Optional[_Union[_spec_pb2.DatasetSpec, _Mapping]] = ...) -> None: ...
 
 class OpenDatasetEvent(_message.Message):
     __slots__ = ("progress", "opened")
@@ -54,18 +52,16 @@ class DatasetInfo(_message.Message):
     def __init__(self, key: _Optional[str] = ..., train_rows: _Optional[int] = ..., eval_rows: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ..., labels: _Optional[_Iterable[str]] = ..., passthrough: _Optional[_Iterable[str]] = ..., weighted: _Optional[bool] = ..., chunks: _Optional[int] = ...) -> None: ...
 
 class ReaderMessage(_message.Message):
-    __slots__ = ("start", "credit", "release", "advance", "finish")
+    __slots__ = ("start", "credit", "advance", "finish")
     START_FIELD_NUMBER: _ClassVar[int]
     CREDIT_FIELD_NUMBER: _ClassVar[int]
-    RELEASE_FIELD_NUMBER: _ClassVar[int]
     ADVANCE_FIELD_NUMBER: _ClassVar[int]
     FINISH_FIELD_NUMBER: _ClassVar[int]
     start: StartReader
     credit: Credit
-    release: Release
     advance: AdvanceEpoch
     finish: FinishReader
-    def __init__(self, start: _Optional[_Union[StartReader, _Mapping]] = ..., credit: _Optional[_Union[Credit, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., advance: _Optional[_Union[AdvanceEpoch, _Mapping]] = ..., finish: _Optional[_Union[FinishReader, _Mapping]] = ...) -> None: ...
+    def __init__(self, start: _Optional[_Union[StartReader, _Mapping]] = ..., credit: _Optional[_Union[Credit, _Mapping]] = ..., advance: _Optional[_Union[AdvanceEpoch, _Mapping]] = ..., finish: _Optional[_Union[FinishReader, _Mapping]] = ...) -> None: ...
 
 class StartReader(_message.Message):
     __slots__ = ("dataset_key", "split", "job", "rank", "worker", "first_epoch", "epochs", "part", "parts", "stripe_rows", "shuffle", "seed", "credits")
@@ -106,12 +102,6 @@ class Credit(_message.Message):
     rows_consumed: int
     seconds_waited: float
     def __init__(self, grants: _Optional[int] = ..., rows_consumed: _Optional[int] = ..., seconds_waited: _Optional[float] = ...) -> None: ...
-
-class Release(_message.Message):
-    __slots__ = ("leases",)
-    LEASES_FIELD_NUMBER: _ClassVar[int]
-    leases: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, leases: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class AdvanceEpoch(_message.Message):
     __slots__ = ("epoch",)

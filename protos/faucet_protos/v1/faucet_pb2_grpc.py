@@ -68,9 +68,9 @@ class FaucetServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Read(self, request_iterator, context):
-        """One reader's stream: grants down; credits and releases up. The first message is `start`. When
-        it ends, grants whose memory was never fetched are taken back; leases of the others stay, and
-        their releases go over the handoff socket.
+        """One reader's stream: grants down, credits up. The first message is `start`. When it ends,
+        grants whose memory was never fetched are taken back. The leases of the others outlive it, so
+        releases go over the handoff socket, which lives as long as the session.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

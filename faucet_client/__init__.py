@@ -44,13 +44,14 @@ from faucet_client.errors import (
 from faucet_client.spec import DatasetSpec, DuckDBSource, ParquetSource
 
 if TYPE_CHECKING:
-    from faucet_client.batches import Batch, BatchIterator, Epoch, EpochIterator, Stats
+    from faucet_client.batch import Batch
+    from faucet_client.batches import BatchIterator, Epoch, EpochIterator, Stats
     from faucet_client.channel import DatasetInfo, OpenProgress
     from faucet_client.dataset import Dataset, FaucetClient, FaucetDataset
     from faucet_client.status import Status
 
 _LAZY = {
-    "Batch": "batches",
+    "Batch": "batch",
     "BatchIterator": "batches",
     "Dataset": "dataset",
     "DatasetInfo": "channel",

@@ -18,215 +18,28 @@ import logging
 import os
 import queue
 import random
-import threading
 import time
 import weakref
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
-from faucet_client._memory import is_sealed, page_rounded
-from faucet_client.channel import Grant, ReaderCall, ReaderRequest, Started
+from faucet_client.batch import Batch, Block
+from faucet_client.channel import ReaderRequest
 from faucet_client.errors import (
-    AccessDenied,
-    DaemonError,
-    DaemonUnreachable,
     FaucetError,
     InternalError,
     IteratorError,
 )
-from faucet_client.mapping import Columns, ColumnViews, Piece, copy_rows, map_segment
-from faucet_client.session import Session, keep_in_children
+from faucet_client.feed import Feed, Run
+from faucet_client.mapping import Piece, copy_rows
+from faucet_client.session import Session
 
 _log = logging.getLogger(__name__)
 
-PREFETCH_GRANTS = 3
-"""Grants that are under way or mapped beside the one being sliced."""
-
-START_TIMEOUT_S = 30.0
 PATIENCE_S = 30.0
 """A wait for data after which the log says so, again each time it has doubled."""
-
-
-class _Block:
-    """Batches that lie one after another in the same columns, and what they have in common.
-
-    The views of a column are made for all batches at once, when the first one asks: that is faster
-    than slicing batch by batch.
-    """
-
-    __slots__ = (
-        "_features",
-        "_labels",
-        "batches",
-        "batches_per_epoch",
-        "columns",
-        "epoch",
-        "first_number",
-        "first_row",
-        "size",
-        "stop_row",
-    )
-
-    def __init__(
-        self, columns: Columns, rows: tuple[int, int], size: int, place: tuple[int, int, int]
-    ) -> None:
-        """Rows [first, stop) of `columns`; `place`: epoch, first batch's number, batches."""
-        self.columns = columns
-        self.first_row, self.stop_row = rows
-        self.size = size
-        self.batches = -(-(self.stop_row - self.first_row) // size)
-        self.epoch, self.first_number, self.batches_per_epoch = place
-        self._labels: dict[str, Sequence[torch.Tensor]] = {}
-
-    def features(self) -> Sequence[torch.Tensor]:
-        """The features of each batch."""
-        try:
-            return self._features
-        except AttributeError:
-            self._features: Sequence[torch.Tensor] = self._split(self.columns.features)
-            return self._features
-
-    def label(self, name: str) -> Sequence[torch.Tensor]:
-        """A label of each batch."""
-        try:
-            return self._labels[name]
-        except KeyError:
-            self._labels[name] = self._split(self.columns.labels[name])
-            return self._labels[name]
-
-    def _split(self, whole: torch.Tensor) -> Sequence[torch.Tensor]:
-        views: Sequence[torch.Tensor] = whole[self.first_row : self.stop_row].split(self.size)
-        return views
-
-    def rows(self, index: int) -> tuple[int, int]:
-        """The rows [first, stop) of the columns that a batch has."""
-        first = self.first_row + index * self.size
-        return first, min(first + self.size, self.stop_row)
-
-
-class _Labels(Mapping[str, torch.Tensor]):
-    """The labels of one batch."""
-
-    __slots__ = ("_block", "_index")
-
-    def __init__(self, block: _Block, index: int) -> None:
-        self._block = block
-        self._index = index
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        return self._block.label(name)[self._index]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._block.columns.labels)
-
-    def __len__(self) -> int:
-        return len(self._block.columns.labels)
-
-    def __repr__(self) -> str:
-        return f"{{{', '.join(self)}}}"
-
-
-class Batch:
-    """A mini-batch. Its tensors are made when they are first asked for.
-
-    They are views of memory that the daemon shares with other trainers, mapped copy-on-write: an
-    in-place operation is safe and changes this process's view alone. A batch that is kept keeps
-    its whole chunk in memory; keep a `clone()` instead.
-    """
-
-    __slots__ = ("_block", "_index")
-
-    def __init__(self, block: _Block, index: int) -> None:
-        self._block = block
-        self._index = index
-
-    def __len__(self) -> int:
-        """Rows of the batch."""
-        first, stop = self._block.rows(self._index)
-        return stop - first
-
-    def __repr__(self) -> str:
-        return f"Batch({len(self)} rows, {self.batch_num} of epoch {self.epoch})"
-
-    @property
-    def epoch(self) -> int:
-        """The epoch's number."""
-        return self._block.epoch
-
-    @property
-    def batch_num(self) -> int:
-        """The batch's number in its epoch, from 0."""
-        return self._block.first_number + self._index
-
-    @property
-    def batches_per_epoch(self) -> int:
-        """How many batches the epoch has."""
-        return self._block.batches_per_epoch
-
-    @property
-    def features(self) -> torch.Tensor:
-        """float32 [n, F], in the order of `dataset.info.features`; null is NaN."""
-        return self._block.features()[self._index]
-
-    @property
-    def labels(self) -> Mapping[str, torch.Tensor]:
-        """float32 [n, 1] each, by name; null is NaN."""
-        return _Labels(self._block, self._index)
-
-    @property
-    def weights(self) -> torch.Tensor | None:
-        """float32 [n], null is NaN; None without a weight column."""
-        first, stop = self._block.rows(self._index)
-        whole = self._block.columns.weights
-        return None if whole is None else whole[first:stop]
-
-    @property
-    def passthrough(self) -> Mapping[str, torch.Tensor | NDArray[np.object_]]:
-        """[n] each, by name: tensors; text as an object array of str, decoded when asked for."""
-        columns = self._block.columns
-        first, stop = self._block.rows(self._index)
-
-        def make(name: str) -> torch.Tensor | NDArray[np.object_]:
-            column = columns.passthrough[name]
-            if isinstance(column, torch.Tensor):
-                return column[first:stop]
-            return columns.text(name, first, stop)
-
-        return ColumnViews(tuple(columns.passthrough), make)
-
-    @property
-    def valid(self) -> Mapping[str, torch.Tensor]:
-        """Bool [n] each, for labels, weights and passthrough: False where the source had null."""
-        columns = self._block.columns
-        first, stop = self._block.rows(self._index)
-        return ColumnViews(columns.valid_names, lambda name: columns.valid_rows(name, first, stop))
-
-    def clone(self) -> Batch:
-        """The same rows in memory of their own, which keeps no chunk."""
-        block = self._block
-        return single_batch(
-            copy_rows([(block.columns, *block.rows(self._index))]),
-            (block.epoch, self.batch_num, block.batches_per_epoch),
-        )
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Pickling a view would ship its whole chunk.
-        block = self._block
-        rows = copy_rows([(block.columns, *block.rows(self._index))])
-        return single_batch, (rows, (block.epoch, self.batch_num, block.batches_per_epoch))
-
-
-def single_batch(columns: Columns, place: tuple[int, int, int]) -> Batch:
-    """All rows of `columns` as one batch; `place`: epoch, batch number, batches per epoch."""
-    return Batch(_Block(columns, (0, columns.rows), columns.rows, place), 0)
 
 
 @dataclass(frozen=True)
@@ -267,158 +80,6 @@ class Reading:
     clone: bool = False
 
 
-class _Run:
-    """A mapped grant."""
-
-    __slots__ = ("chunk", "columns", "epoch", "first_row", "lease", "nbytes", "rows")
-
-    def __init__(self, grant: Grant, columns: Columns) -> None:
-        self.columns = columns
-        self.lease = grant.lease
-        self.epoch = grant.epoch
-        self.chunk = grant.chunk
-        self.first_row = grant.first_row
-        self.rows = grant.rows
-        self.nbytes = grant.layout.nbytes
-
-
-class _Ledger:
-    """What of the consumed segments the caller keeps, by the trainer's thread.
-
-    Finalizers of mapped memory hold on to `dead`, and append to it from anywhere.
-    """
-
-    def __init__(self) -> None:
-        self.passed_bytes = 0  # not less than what is kept; `kept_bytes` makes it exact
-        self.dead: deque[int] = deque()
-        self._passed: dict[int, int] = {}  # lease -> bytes
-
-    def passed(self, run: _Run) -> None:
-        """The run is consumed; from now on it is the caller's tensors that keep it."""
-        self._passed[run.lease] = run.nbytes
-        self.passed_bytes += run.nbytes
-
-    def kept_bytes(self) -> int:
-        """Bytes of the consumed segments that still live."""
-        while self.dead:
-            self.passed_bytes -= self._passed.pop(self.dead.popleft(), 0)
-        return self.passed_bytes
-
-
-class _Stream:
-    """A reader's stream to the daemon, which either side may end."""
-
-    def __init__(self, call: ReaderCall) -> None:
-        self.call = call
-        self._pid = os.getpid()
-        self._open = True
-
-    @property
-    def open(self) -> bool:
-        """Whether the stream still takes messages."""
-        return self._open
-
-    def credit(self, rows_consumed: int, seconds_waited: float) -> None:
-        """Takes one grant more, and tells how far the reader is."""
-        if self._open:
-            self.call.credit(1, rows_consumed, seconds_waited)
-
-    def advance(self, epoch: int) -> None:
-        """Gives up what has not come yet of the epochs before `epoch`."""
-        if self._open:
-            self.call.advance(epoch)
-
-    def close(self) -> None:
-        """Wants no more. Idempotent; does nothing in a forked child.
-
-        A finalizer calls it in the midst of anything, so it takes no lock.
-        """
-        if self._open and self._pid == os.getpid():
-            self._open = False
-            self.call.finish()
-
-    def ended(self) -> None:
-        """Nothing comes any more; ends the stream on this side as well."""
-        self._open = False
-        self.call.cancel()
-
-
-class _Feed:
-    """Pulls grants and maps them ahead, in a thread of its own."""
-
-    def __init__(self, session: Session, request: ReaderRequest) -> None:
-        self.ready: queue.SimpleQueue[_Run | FaucetError] = queue.SimpleQueue()
-        self.bytes_mapped = 0
-        self.largest_nbytes = 0
-        self._session = session
-        self._started: queue.SimpleQueue[Started | FaucetError] = queue.SimpleQueue()
-        self.ledger = _Ledger()
-        self.stream = _Stream(session.channel.read(request))
-        keep_in_children(self.stream.call)
-        threading.Thread(target=self._pull, name="faucet-feed", daemon=True).start()
-
-    def wait_started(self) -> Started:
-        """The daemon's word that the reader may read.
-
-        Raises:
-            FaucetError: its word that it may not.
-        """
-        try:
-            started = self._started.get(timeout=START_TIMEOUT_S)
-        except queue.Empty:
-            raise DaemonUnreachable(
-                f"the daemon at {self._session.address} did not admit the reader within "
-                f"{START_TIMEOUT_S:.0f} s; see `faucetd status` and its log"
-            ) from None
-        if isinstance(started, FaucetError):
-            raise started
-        return started
-
-    def _pull(self) -> None:
-        end: FaucetError = IteratorError("the iterator is closed")
-        try:
-            for message in self.stream.call:
-                if isinstance(message, Started):
-                    self._started.put(message)
-                elif self.stream.open:  # else it is not fetched, and the daemon takes it back
-                    try:
-                        self._map(message)
-                    except AccessDenied as error:
-                        # It has been taken back, since the stream is at its end, which says why.
-                        end = error
-                        self.stream.close()
-        except FaucetError as error:
-            end = error
-        except Exception as error:  # noqa: BLE001  # the trainer's thread raises it
-            end = InternalError(f"the client's feed failed: {error!r}")
-        self.stream.ended()
-        self._started.put(end)
-        self.ready.put(end)
-
-    def _map(self, grant: Grant) -> None:
-        fd = self._session.handoff.fetch(grant.handle)
-        mapped = False
-        try:
-            if not is_sealed(fd) or page_rounded(os.fstat(fd).st_size) != grant.layout.nbytes:
-                raise InternalError(f"the daemon sent another memory than that of grant {grant}")
-            bury = partial(self._session.bury, grant.lease, self.ledger.dead.append)
-            columns = map_segment(fd, grant.layout, bury)
-            mapped = True
-        except OSError as error:
-            raise DaemonError(
-                f"a segment of {grant.layout.nbytes:,} bytes cannot be mapped: {error}; is there a "
-                "limit on this process's address space (ulimit -v)?"
-            ) from error
-        finally:
-            os.close(fd)
-            if not mapped:
-                self._session.handoff.release((grant.lease,))
-        self._session.adopt()
-        self.bytes_mapped += grant.layout.nbytes
-        self.largest_nbytes = max(self.largest_nbytes, grant.layout.nbytes)
-        self.ready.put(_Run(grant, columns))
-
-
 class Reader:
     """One reader: its feed, its place in the epochs, and its statistics."""
 
@@ -432,7 +93,7 @@ class Reader:
         """
         self.reading = reading
         self._owner = owner
-        self._feed = _Feed(session, reading.request)
+        self._feed = Feed(session, reading.request)
         self._finalizer = weakref.finalize(self, self._feed.stream.close)
         self._finalizer.atexit = False
         started = self._feed.wait_started()
@@ -510,7 +171,7 @@ class Reader:
             self._rows += block.stop_row - block.first_row
             del block  # the next one may be long in coming
 
-    def _blocks(self, epoch: int) -> Iterator[_Block]:
+    def _blocks(self, epoch: int) -> Iterator[Block]:
         """The epoch's rows: views of segments, and between them the batches that must be joined."""
         size, total = self.reading.batch_size, self.batches_per_epoch
         rows_left = self.rows_per_epoch
@@ -536,7 +197,7 @@ class Reader:
                 carried = (stop - start) % size
                 stop -= carried
                 if start < stop:
-                    block = _Block(run.columns, (start, stop), size, (epoch, number, total))
+                    block = Block(run.columns, (start, stop), size, (epoch, number, total))
                     number += block.batches
                     yield block
                     del block
@@ -551,7 +212,7 @@ class Reader:
         if carried and not self.reading.drop_last:
             yield self._join(carry, (epoch, number, total))
 
-    def _circle(self, run: _Run) -> Iterator[tuple[int, int]]:
+    def _circle(self, run: Run) -> Iterator[tuple[int, int]]:
         """The run's rows from a row that varies by seed and epoch, then those before it."""
         first, stop = run.first_row, run.first_row + run.rows
         if self.reading.request.shuffle == "none":
@@ -570,12 +231,12 @@ class Reader:
             return -1  # nothing
         return self._lease_limit_bytes - 2 * self._feed.largest_nbytes
 
-    def _join(self, pieces: list[Piece], place: tuple[int, int, int]) -> _Block:
+    def _join(self, pieces: list[Piece], place: tuple[int, int, int]) -> Block:
         rows = copy_rows(pieces)
         self._joined += 1
-        return _Block(rows, (0, rows.rows), rows.rows, place)
+        return Block(rows, (0, rows.rows), rows.rows, place)
 
-    def _must_copy(self, block: _Block, keep_bytes: int) -> bool:
+    def _must_copy(self, block: Block, keep_bytes: int) -> bool:
         if block.batches == 1 and block.columns.rows == block.size:
             return False  # it is a copy already
         return self._feed.ledger.kept_bytes() > keep_bytes
@@ -591,7 +252,7 @@ class Reader:
             self._copies += 1
         return batch.clone()
 
-    def _next_run(self, epoch: int) -> _Run:
+    def _next_run(self, epoch: int) -> Run:
         while True:
             if epoch != self._epoch:
                 raise IteratorError(f"epoch {epoch} was given up when epoch {self._epoch} began")
@@ -603,7 +264,7 @@ class Reader:
                 raise InternalError(f"epoch {run.epoch} was granted within epoch {epoch}")
             self._feed.ledger.passed(run)  # of an epoch that was given up
 
-    def _pop(self) -> _Run:
+    def _pop(self) -> Run:
         self.check()
         ready = self._feed.ready
         try:
@@ -617,7 +278,7 @@ class Reader:
             raise run
         return run
 
-    def _wait(self, ready: queue.SimpleQueue[_Run | FaucetError]) -> _Run | FaucetError:
+    def _wait(self, ready: queue.SimpleQueue[Run | FaucetError]) -> Run | FaucetError:
         patience_s = PATIENCE_S
         waited_s = 0.0
         while True:

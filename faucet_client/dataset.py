@@ -12,9 +12,8 @@ from typing import Any, Self
 import torch.utils.data
 
 from faucet_client.address import Address, default_address, parse_address
+from faucet_client.batch import Batch
 from faucet_client.batches import (
-    PREFETCH_GRANTS,
-    Batch,
     BatchIterator,
     EpochIterator,
     Reader,
@@ -23,6 +22,7 @@ from faucet_client.batches import (
 )
 from faucet_client.channel import DatasetInfo, ProgressListener, ReaderRequest
 from faucet_client.errors import SourceChanged, SpecError
+from faucet_client.feed import PREFETCH_GRANTS
 from faucet_client.session import Session
 from faucet_client.spec import SHUFFLES, SPLITS, DatasetSpec, Split, whole_number
 from faucet_client.status import Status

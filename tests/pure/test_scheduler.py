@@ -219,6 +219,19 @@ def test_a_job_that_stops_after_one_chunk_has_not_read_the_whole_table() -> None
     assert len(world.all_loads) <= 10
 
 
+def test_there_are_never_more_segments_than_there_may_be_descriptors() -> None:
+    world = World(1_000_000, chunks(40), workers=1)
+    world.scheduler = Scheduler(1_000_000, most_segments=10)
+    world.send(DatasetAdded("d", chunks(40)))
+    world.send(WorkerIdle(0))
+    world.join(1, credits=99, in_order=True)
+    while world.loads:
+        world.finish_load(0)
+        assert len(world.scheduler.resident("d")) <= 10
+        world.send(LeasesReleased(tuple(world.scheduler.leases())))
+    assert [g.segment.chunk for g in world.grants if g.reader == 1] == list(range(40))
+
+
 class Histories(RuleBasedStateMachine):
     """Random histories of joins, leaves, slow and dying workers, hoarding and stopping readers."""
 

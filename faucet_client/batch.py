@@ -1,0 +1,186 @@
+"""One mini-batch, and the block of batches whose views are made together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from faucet_client.mapping import Columns, ColumnViews, copy_rows
+
+
+class Block:
+    """Batches that lie one after another in the same columns, and what they have in common.
+
+    The views of a column are made for all batches at once, when the first one asks: that is faster
+    than slicing batch by batch.
+    """
+
+    __slots__ = (
+        "_features",
+        "_labels",
+        "batches",
+        "batches_per_epoch",
+        "columns",
+        "epoch",
+        "first_number",
+        "first_row",
+        "size",
+        "stop_row",
+    )
+
+    def __init__(
+        self, columns: Columns, rows: tuple[int, int], size: int, place: tuple[int, int, int]
+    ) -> None:
+        """Rows [first, stop) of `columns`; `place`: epoch, first batch's number, batches."""
+        self.columns = columns
+        self.first_row, self.stop_row = rows
+        self.size = size
+        self.batches = -(-(self.stop_row - self.first_row) // size)
+        self.epoch, self.first_number, self.batches_per_epoch = place
+        self._labels: dict[str, Sequence[torch.Tensor]] = {}
+
+    def features(self) -> Sequence[torch.Tensor]:
+        """The features of each batch."""
+        try:
+            return self._features
+        except AttributeError:
+            self._features: Sequence[torch.Tensor] = self._split(self.columns.features)
+            return self._features
+
+    def label(self, name: str) -> Sequence[torch.Tensor]:
+        """A label of each batch."""
+        try:
+            return self._labels[name]
+        except KeyError:
+            self._labels[name] = self._split(self.columns.labels[name])
+            return self._labels[name]
+
+    def _split(self, whole: torch.Tensor) -> Sequence[torch.Tensor]:
+        views: Sequence[torch.Tensor] = whole[self.first_row : self.stop_row].split(self.size)
+        return views
+
+    def rows(self, index: int) -> tuple[int, int]:
+        """The rows [first, stop) of the columns that a batch has."""
+        first = self.first_row + index * self.size
+        return first, min(first + self.size, self.stop_row)
+
+
+class _Labels(Mapping[str, torch.Tensor]):
+    """The labels of one batch."""
+
+    __slots__ = ("_block", "_index")
+
+    def __init__(self, block: Block, index: int) -> None:
+        self._block = block
+        self._index = index
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._block.label(name)[self._index]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._block.columns.labels)
+
+    def __len__(self) -> int:
+        return len(self._block.columns.labels)
+
+    def __repr__(self) -> str:
+        return f"{{{', '.join(self)}}}"
+
+
+class Batch:
+    """A mini-batch. Its tensors are made when they are first asked for.
+
+    They are views of memory that the daemon shares with other trainers, mapped copy-on-write: an
+    in-place operation is safe and changes this process's view alone. A batch that is kept keeps
+    its whole chunk in memory; keep a `clone()` instead.
+    """
+
+    __slots__ = ("_block", "_index")
+
+    def __init__(self, block: Block, index: int) -> None:
+        self._block = block
+        self._index = index
+
+    def __len__(self) -> int:
+        """Rows of the batch."""
+        first, stop = self._block.rows(self._index)
+        return stop - first
+
+    def __repr__(self) -> str:
+        return f"Batch({len(self)} rows, {self.batch_num} of epoch {self.epoch})"
+
+    @property
+    def epoch(self) -> int:
+        """The epoch's number."""
+        return self._block.epoch
+
+    @property
+    def batch_num(self) -> int:
+        """The batch's number in its epoch, from 0."""
+        return self._block.first_number + self._index
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """How many batches the epoch has."""
+        return self._block.batches_per_epoch
+
+    @property
+    def features(self) -> torch.Tensor:
+        """float32 [n, F], in the order of `dataset.info.features`; null is NaN."""
+        return self._block.features()[self._index]
+
+    @property
+    def labels(self) -> Mapping[str, torch.Tensor]:
+        """float32 [n, 1] each, by name; null is NaN."""
+        return _Labels(self._block, self._index)
+
+    @property
+    def weights(self) -> torch.Tensor | None:
+        """float32 [n], null is NaN; None without a weight column."""
+        first, stop = self._block.rows(self._index)
+        whole = self._block.columns.weights
+        return None if whole is None else whole[first:stop]
+
+    @property
+    def passthrough(self) -> Mapping[str, torch.Tensor | NDArray[np.object_]]:
+        """[n] each, by name: tensors; text as an object array of str, decoded when asked for."""
+        columns = self._block.columns
+        first, stop = self._block.rows(self._index)
+
+        def make(name: str) -> torch.Tensor | NDArray[np.object_]:
+            column = columns.passthrough[name]
+            if isinstance(column, torch.Tensor):
+                return column[first:stop]
+            return columns.text(name, first, stop)
+
+        return ColumnViews(tuple(columns.passthrough), make)
+
+    @property
+    def valid(self) -> Mapping[str, torch.Tensor]:
+        """Bool [n] each, for labels, weights and passthrough: False where the source had null."""
+        columns = self._block.columns
+        first, stop = self._block.rows(self._index)
+        return ColumnViews(columns.valid_names, lambda name: columns.valid_rows(name, first, stop))
+
+    def clone(self) -> Batch:
+        """The same rows in memory of their own, which keeps no chunk."""
+        block = self._block
+        return single_batch(
+            copy_rows([(block.columns, *block.rows(self._index))]),
+            (block.epoch, self.batch_num, block.batches_per_epoch),
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Pickling a view would ship its whole chunk.
+        block = self._block
+        rows = copy_rows([(block.columns, *block.rows(self._index))])
+        return single_batch, (rows, (block.epoch, self.batch_num, block.batches_per_epoch))
+
+
+def single_batch(columns: Columns, place: tuple[int, int, int]) -> Batch:
+    """All rows of `columns` as one batch; `place`: epoch, batch number, batches per epoch."""
+    return Batch(Block(columns, (0, columns.rows), columns.rows, place), 0)

@@ -72,45 +72,45 @@ def _best_chunk(
     dataset: Dataset, reader: Reader, worker_lane: tuple[str, int, int] | None
 ) -> int | None:
     """Of the absent chunks that the reader wants: wanted by most, then cheapest, then soonest."""
-    candidates = dataset.missing[reader.split] & reader.pending
-    if not candidates:
+    if not reader.absent:
         return None
+    candidates = dataset.missing[reader.split] & reader.pending
     if reader.in_order:
         return min(candidates)
     wanted = dataset.wanted[reader.split]
 
-    def merit(chunk: int) -> tuple[int, bool, int]:
-        follows = worker_lane == (dataset.key, dataset.chunks[chunk].lane, chunk - 1)
-        return wanted[chunk], follows, -reader.rank[chunk]
+    most = max(map(wanted.__getitem__, candidates))
+    best = [chunk for chunk in candidates if wanted[chunk] == most]
+    if worker_lane is not None:
+        key, lane, last = worker_lane
+        following = last + 1
+        follows = key == dataset.key and following in candidates
+        if follows and wanted[following] == most and dataset.chunks[following].lane == lane:
+            return following
+    return min(best, key=reader.rank.__getitem__)
 
-    return max(candidates, key=merit)
 
-
-def victim(
+def victims(
     resident: Iterable[Segment], datasets: dict[str, Dataset], *, wanted_too: bool
-) -> Segment | None:
-    """The segment to evict next: wanted by nobody, then only in later epochs, then by fewest.
+) -> list[Segment]:
+    """The order to evict in: wanted by nobody, then only in later epochs, then by fewest.
 
     Args:
         resident: All segments in memory.
         datasets: The datasets by key.
         wanted_too: Whether a segment that somebody wants in this epoch may go.
     """
-    best: tuple[int, bool, int] | None = None
-    chosen = None
+    wanted_later = {
+        (dataset.key, reader.split)
+        for dataset in datasets.values()
+        for reader in dataset.readers.values()
+        if reader.epochs_left
+    }
+    found = []
     for segment in resident:
-        if segment.leases:
-            continue
-        dataset = datasets[segment.id.dataset]
-        wanted = dataset.wanted[segment.id.split][segment.id.chunk]
-        if wanted and not wanted_too:
-            continue
-        later = any(
-            reader.epochs_left
-            for reader in dataset.readers.values()
-            if reader.split == segment.id.split
-        )
-        key = (wanted, later, segment.last_used)
-        if best is None or key < best:
-            best, chosen = key, segment
-    return chosen
+        key, chunk, split = segment.id
+        wanted = datasets[key].wanted[split][chunk]
+        if not segment.leases and (wanted_too or not wanted):
+            found.append((wanted, (key, split) in wanted_later, segment.last_used, segment))
+    found.sort(key=lambda entry: entry[:3])
+    return [segment for *_, segment in found]

@@ -327,12 +327,16 @@ class Scheduler:
             if reader.segment(chunk) in self._resident:
                 reader.offer(chunk)
             elif chunk not in loading:
+                # Who else wants it counts it as absent already.
                 dataset.missing[reader.split].add(chunk)
+                reader.absent += 1
 
     def _unwant(self, reader: Reader, chunk: int) -> None:
         """The reader does not want the chunk (any more) in this epoch."""
         reader.pending.discard(chunk)
         dataset = self._datasets[reader.dataset]
+        if chunk in dataset.missing[reader.split]:
+            reader.absent -= 1
         wanted = dataset.wanted[reader.split]
         wanted[chunk] -= 1
         if not wanted[chunk]:
@@ -411,7 +415,7 @@ class Scheduler:
             self._require(segment.id not in self._resident, "the segment is resident already")
             self._use(nbytes)
             self._resident[segment.id] = segment
-            dataset.missing[split].discard(load.chunk)
+            dataset.end_missing(load.chunk, split)
             for reader in dataset.active(split):
                 reader.offer(load.chunk)
         if dataset is not None:
@@ -463,7 +467,7 @@ class Scheduler:
             return
         for split in load.splits:
             if dataset.wanted[split][load.chunk]:
-                dataset.missing[split].add(load.chunk)
+                dataset.add_missing(load.chunk, split)
 
     def _fail_chunk(self, load: LoadState, code: str, message: str) -> None:
         """Whoever wants the chunk fails. Nothing is remembered: the next reader tries again."""
@@ -550,7 +554,7 @@ class Scheduler:
         self._use(reserved)
         self._loads[worker] = LoadState(dataset.key, chunk, tuple(splits), reserved)
         for each in splits:
-            dataset.missing[each].discard(chunk)
+            dataset.end_missing(chunk, each)
         del self._idle[worker]
         self._out.append(Load(worker, dataset.key, chunk, tuple(splits), reserved))
 
@@ -569,7 +573,7 @@ class Scheduler:
             if reader.left or reader.waiting_since is None:
                 continue
             dataset = self._datasets[reader.dataset]
-            if not dataset.missing[reader.split] & reader.pending:
+            if not reader.absent:
                 continue
             if policy.next_grant(reader, self._resident) is not None:
                 continue  # it waits to be rid of a lease, not for a chunk
@@ -591,8 +595,7 @@ class Scheduler:
         }
 
     def _ready_chunks(self, reader: Reader) -> int:
-        missing = self._datasets[reader.dataset].missing[reader.split]
-        return len(reader.pending) - len(reader.pending & missing)
+        return len(reader.pending) - reader.absent
 
     def _make_room(self, nbytes: int, *, wanted_too: bool, evict: bool = True) -> bool:
         """Evicts until `nbytes` are free, or evicts nothing and says that it cannot be done."""
@@ -602,15 +605,17 @@ class Scheduler:
         if (short > 0 or too_many > 0) and not evict:
             return False
         chosen: list[Segment] = []
-        left = dict(self._resident)
-        while short > 0 or too_many > 0:
-            segment = policy.victim(left.values(), self._datasets, wanted_too=wanted_too)
-            if segment is None:
+        if short > 0 or too_many > 0:
+            for segment in policy.victims(
+                self._resident.values(), self._datasets, wanted_too=wanted_too
+            ):
+                chosen.append(segment)
+                short -= segment.nbytes
+                too_many -= 1
+                if short <= 0 and too_many <= 0:
+                    break
+            else:
                 return False
-            chosen.append(segment)
-            del left[segment.id]
-            short -= segment.nbytes
-            too_many -= 1
         for segment in chosen:
             self._evict(segment)
         return True
@@ -621,7 +626,7 @@ class Scheduler:
         self._used_bytes -= segment.nbytes
         dataset = self._datasets[segment.id.dataset]
         if dataset.wanted[segment.id.split][segment.id.chunk]:
-            dataset.missing[segment.id.split].add(segment.id.chunk)
+            dataset.add_missing(segment.id.chunk, segment.id.split)
         self._out.append(Evict(segment.id))
 
     def _use(self, nbytes: int) -> None:

@@ -80,6 +80,7 @@ class Reader:
         self.waiting_since: int | None = None
         self.rank: dict[int, int] = {}
         self.pending: set[int] = set()
+        self.absent = 0  # pending chunks that are neither resident nor being made
         self.ready: list[tuple[int, int]] = []
         self._next_in_order = 0
 
@@ -104,6 +105,7 @@ class Reader:
             random.Random(seed).shuffle(order)  # noqa: S311  # a shuffle, no secret
         self.rank = {chunk: rank for rank, chunk in enumerate(order)}
         self.pending = set(order)
+        self.absent = 0
         self.ready = []
         self._next_in_order = 0
 
@@ -160,6 +162,23 @@ class Dataset:
         sizes = [self.segment_bytes(chunk, split) for chunk in range(len(self.chunks))]
         self.largest_segment_bytes[split] = max(sizes, default=0)
         self.split_bytes[split] = sum(sizes)
+
+    def add_missing(self, chunk: int, split: Split) -> None:
+        """A wanted chunk is not (or no longer) resident or being made."""
+        if chunk not in self.missing[split]:
+            self.missing[split].add(chunk)
+            self._count_absent(chunk, split, 1)
+
+    def end_missing(self, chunk: int, split: Split) -> None:
+        """The chunk is resident or being made."""
+        if chunk in self.missing[split]:
+            self.missing[split].discard(chunk)
+            self._count_absent(chunk, split, -1)
+
+    def _count_absent(self, chunk: int, split: Split, change: int) -> None:
+        for reader in self.active(split):
+            if chunk in reader.pending:
+                reader.absent += change
 
     def active(self, split: Split) -> list[Reader]:
         return [reader for reader in self.readers.values() if reader.split == split]

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from faucetd.errors import ColumnError, SourceChanged, SourceReadError
 from faucetd.fetch import flat
+from faucetd.fetch.files import FileState
 from faucetd.fetch.opening import current_snapshot
 from faucetd.fetch.pieces import Piece
 from faucetd.fetch.source import BATCH_BYTES, BATCH_ROWS, Source
@@ -366,19 +367,37 @@ def test_no_batch_is_handed_out_after_its_file_was_damaged(
     source.close()
 
 
-def test_bytes_that_decayed_unnoticed_are_an_error_that_names_the_place(
+def overwrite(file: Path) -> None:
+    """Writes into the midst of a file, and puts back its size and time, as tools can."""
+    before = file.stat()
+    with file.open("r+b") as stream:
+        stream.seek(before.st_size // 4)
+        stream.write(b"\xa5" * (before.st_size // 2))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_a_file_overwritten_in_place_with_its_time_put_back_is_noticed(
     kind: Kind, place: Place
+) -> None:
+    source = place.open(kind.write(place.folder, nested(2_000)))
+    for file in place.files_read(kind):
+        overwrite(file)
+    with pytest.raises(SourceChanged):
+        rows_of(source, whole(source), ["id"])
+    source.close()
+
+
+def test_bytes_that_decayed_unnoticed_are_an_error_that_names_the_place(
+    kind: Kind, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = 200_000
     noise = np.random.default_rng(1).random(rows)
     table = pa.table({"id": np.arange(rows), "noise": noise})
     source = place.open(kind.write(place.folder, table))
     for file in place.files_read(kind):
-        before = file.stat()
-        with file.open("r+b") as stream:
-            stream.seek(before.st_size // 4)
-            stream.write(b"\xa5" * (before.st_size // 2))
-        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        overwrite(file)
+    # A disk that decays tells the file system nothing.
+    monkeypatch.setattr(FileState, "check_unchanged", lambda _state: None)
     with pytest.raises(SourceReadError, match=r"(row group \d+, from row|rowids) \d+"):
         rows_of(source, whole(source), ["id", "noise"])
     source.close()

@@ -26,7 +26,6 @@ from faucet_client import (
 )
 from tests.processes.rows import assert_exact, check, ids_of
 
-FORKS = 8
 BATCH = 300
 CHILD_S = 20.0
 
@@ -68,7 +67,7 @@ def main() -> None:
     batches = dataset.batches(batch_size=BATCH, job="parent")
     ids = []
     ends = []
-    for number in range(FORKS):
+    for number in range(config["forks"]):
         batch = next(batches)
         check(batch)
         ids.append(ids_of(batch))

@@ -55,7 +55,7 @@ class Settings:
         allowed_roots: Folders and files under which clients may name files. They are as the person
             wrote them: whoever compares paths with them resolves symbolic links on both sides.
         allowed_uids: Users whose processes may connect.
-        scratch_dir: Folder for what the daemon keeps on disk: plans and materialized queries.
+        scratch_dir: Folder for what the daemon keeps on disk: results of views and queries.
         log_level: The least severe messages that are logged.
     """
 
@@ -234,7 +234,7 @@ SETTINGS: tuple[Setting, ...] = (
         default=lambda: Path(f"/var/tmp/faucetd-{os.getuid()}"),
         default_text="/var/tmp/faucetd-UID",
         metavar="PATH",
-        help="Folder on disk for plans and materialized queries; made if it is missing.",
+        help="Folder on disk for results of views and queries; made if it is missing.",
     ),
     Setting(
         name="log_level",

@@ -49,7 +49,7 @@ def serve(settings: Settings) -> None:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s faucetd %(levelname)s: %(message)s"
     )
-    with _folder(settings.listen), _lock(settings.listen), _scratch(settings) as scratch_dir:
+    with _folder(settings), _lock(settings.listen), _scratch(settings) as scratch_dir:
         _raise_descriptor_limit()
         asyncio.run(_serve(settings, scratch_dir))
 
@@ -65,7 +65,7 @@ async def _serve(settings: Settings, scratch_dir: Path) -> None:
     sessions = SessionTable()
     conductor = Conductor(settings, scratch_dir)
     handoff = HandoffServer(
-        _listen(settings.listen.handoff_path),
+        _listen(settings.listen.handoff_path, settings),
         sessions,
         conductor,
         lambda uid: uid in settings.allowed_uids,
@@ -73,7 +73,7 @@ async def _serve(settings: Settings, scratch_dir: Path) -> None:
     pool = WorkerPool(settings.workers, conductor)
     conductor.wire(pool, handoff.forget, lambda error: _set_broken(broken, error))
     server, healths = make_server(FaucetService(sessions, conductor))
-    _bind(server, settings.listen)
+    _bind(server, settings)
     try:
         pool.start()
         handoff.start()
@@ -125,10 +125,14 @@ def _set_broken(broken: asyncio.Future[None], error: Exception) -> None:
 
 
 @contextlib.contextmanager
-def _folder(address: Address) -> Iterator[None]:
+def _folder(settings: Settings) -> Iterator[None]:
     """Makes sure that nobody else can put sockets where ours are."""
+    address = settings.listen
     try:
-        os.makedirs(address.folder, mode=0o750, exist_ok=True)
+        if not os.path.isdir(address.folder):
+            os.makedirs(address.folder, mode=0o750)
+            if _serves_others(settings):
+                os.chmod(address.folder, 0o751)  # noqa: S103  # see _serves_others
         info = os.stat(address.folder)
     except OSError as error:
         raise ConfigError(f"cannot use the socket's folder {address.folder}: {error}") from None
@@ -194,6 +198,15 @@ def _scratch_name(settings: Settings) -> str:
     return "daemon-" + hashlib.sha256(os.fsencode(settings.listen.path)).hexdigest()[:16]
 
 
+def _serves_others(settings: Settings) -> bool:
+    """Whether other users may connect, and so must be let to the sockets.
+
+    The handoff socket knows who they are, and without the secret that it gives nothing else is to
+    be had.
+    """
+    return not settings.allowed_uids <= {os.getuid()}
+
+
 def _raise_descriptor_limit() -> None:
     """Each resident segment is an open descriptor."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -201,12 +214,12 @@ def _raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _listen(path: str) -> socket.socket:
+def _listen(path: str, settings: Settings) -> socket.socket:
     """A listening SEQPACKET socket."""
     _remove_dead_socket(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        with _socket_mode():
+        with _socket_mode(settings):
             listener.bind(path)
         listener.listen(512)
     except OSError as error:
@@ -223,9 +236,10 @@ def _remove_dead_socket(path: str) -> None:
         os.unlink(path)
 
 
-def _bind(server: grpc.aio.Server, address: Address) -> None:
+def _bind(server: grpc.aio.Server, settings: Settings) -> None:
+    address = settings.listen
     _remove_dead_socket(address.path)
-    with _socket_mode():
+    with _socket_mode(settings):
         try:
             server.add_insecure_port(address.grpc_target)
         except RuntimeError as error:
@@ -233,9 +247,9 @@ def _bind(server: grpc.aio.Server, address: Address) -> None:
 
 
 @contextlib.contextmanager
-def _socket_mode() -> Iterator[None]:
-    """Sockets get mode 0660: gRPC takes it from the umask, and has no other way."""
-    before = os.umask(0o117)
+def _socket_mode(settings: Settings) -> Iterator[None]:
+    """Sockets get mode 0660, or 0666: gRPC takes it from the umask, and has no other way."""
+    before = os.umask(0o111 if _serves_others(settings) else 0o117)
     try:
         yield
     finally:

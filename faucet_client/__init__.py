@@ -41,7 +41,7 @@ from faucet_client.errors import (
     SpecError,
     VersionMismatch,
 )
-from faucet_client.spec import DatasetSpec, DuckDBSource, ParquetSource
+from faucet_client.spec import BigQuerySource, DatasetSpec, DuckDBSource, ParquetSource
 
 if TYPE_CHECKING:
     from faucet_client.batch import Batch
@@ -68,6 +68,7 @@ __all__ = [
     "AccessDenied",
     "Batch",
     "BatchIterator",
+    "BigQuerySource",
     "BudgetError",
     "ChunkFailed",
     "ColumnError",

@@ -39,9 +39,17 @@ from faucet_client.errors import (
     from_code,
 )
 from faucet_client.layout import ColumnLayout, Role, SegmentLayout
-from faucet_client.spec import SPLITS, DatasetSpec, ParquetSource, Split
+from faucet_client.spec import (
+    SPLITS,
+    BigQuerySource,
+    DatasetSpec,
+    DuckDBSource,
+    ParquetSource,
+    Split,
+)
 from faucet_client.status import (
     ColumnCounts,
+    CostStatus,
     DatasetStatus,
     MemoryStatus,
     ReaderStatus,
@@ -77,7 +85,12 @@ class DatasetInfo:
         labels: Names of the labels.
         passthrough: Names of the passthrough columns.
         weighted: Whether batches have weights.
-        chunks: Chunks that the table is cut into.
+        chunks: Chunks that the table is cut into; 0 while a first pass still finds them.
+        passthrough_paths: The source's columns behind `passthrough`, as dotted paths, in the same
+            order.
+        principal: Whose rights the rows are read with; empty for files.
+        query_bytes_billed: Bytes that opening was billed for by a warehouse.
+        read_bytes_estimated: Bytes that a pass over the rows is billed for, by its estimate.
     """
 
     key: str
@@ -87,6 +100,10 @@ class DatasetInfo:
     passthrough: tuple[str, ...]
     weighted: bool
     chunks: int
+    passthrough_paths: tuple[str, ...] = ()
+    principal: str = ""
+    query_bytes_billed: int = 0
+    read_bytes_estimated: int = 0
 
 
 @dataclass(frozen=True)
@@ -296,13 +313,15 @@ class Channel:
         )
         self._stub = faucet_pb2_grpc.FaucetStub(self._channel)
 
-    def open_dataset(self, spec: DatasetSpec, on_progress: ProgressListener | None) -> DatasetInfo:
+    def open_dataset(
+        self, spec: DatasetSpec, on_progress: ProgressListener | None, key: str = ""
+    ) -> DatasetInfo:
         """Opens or joins a dataset.
 
         Raises:
             FaucetError: whatever the daemon found wrong with the spec or its source.
         """
-        request = faucet_pb2.OpenDatasetRequest(spec=_spec_to(spec))
+        request = faucet_pb2.OpenDatasetRequest(spec=_spec_to(spec), key=key)
         try:
             events = self._stub.OpenDataset(
                 request, metadata=self._token("OpenDataset"), timeout=OPEN_TIMEOUT_S
@@ -448,15 +467,15 @@ def _spec_to(spec: DatasetSpec) -> spec_pb2.DatasetSpec:
         exclude_features=spec.exclude_features,
         preprocessing=spec.preprocessing,
         chunk_rows=spec.chunk_rows or 0,
+        chunking=spec.chunking,
     )
-    if isinstance(spec.source, ParquetSource):
-        message.parquet.path = spec.source.path
-    else:
-        message.duckdb.path = spec.source.path
-        if spec.source.table is not None:
-            message.duckdb.table = spec.source.table
-        if spec.source.query is not None:
-            message.duckdb.query = spec.source.query
+    match spec.source:
+        case ParquetSource() as source:
+            message.parquet.path = source.path
+        case DuckDBSource() as source:
+            message.duckdb.MergeFrom(spec_pb2.DuckDBSource(**vars(source)))
+        case BigQuerySource() as source:
+            message.bigquery.MergeFrom(spec_pb2.BigQuerySource(**vars(source)))
     if isinstance(spec.features, str):
         message.features_struct = spec.features
     else:
@@ -477,6 +496,10 @@ def _info_from(message: faucet_pb2.DatasetInfo) -> DatasetInfo:
         passthrough=tuple(message.passthrough),
         weighted=message.weighted,
         chunks=message.chunks,
+        passthrough_paths=tuple(message.passthrough_paths),
+        principal=message.principal,
+        query_bytes_billed=message.query_bytes_billed,
+        read_bytes_estimated=message.read_bytes_estimated,
     )
 
 
@@ -526,7 +549,13 @@ def _status_from(message: faucet_pb2.Status) -> Status:
         datasets=tuple(
             DatasetStatus(
                 **fields(dataset)
-                | {"counts": tuple(ColumnCounts(**fields(c)) for c in dataset.counts)}
+                | {
+                    "counts": tuple(ColumnCounts(**fields(c)) for c in dataset.counts),
+                    "cost": (
+                        CostStatus(**fields(dataset.cost)) if dataset.HasField("cost") else None
+                    ),
+                    "notes": tuple(dataset.notes),
+                }
             )
             for dataset in message.datasets
         ),

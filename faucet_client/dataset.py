@@ -243,7 +243,7 @@ class Dataset:
         Raises:
             SourceChanged: what would be opened now is not what this dataset is.
         """
-        now = session.channel.open_dataset(self.spec, None)
+        now = session.channel.open_dataset(self.spec, None, self.info.key)
         if now.key != self.info.key:
             raise SourceChanged(
                 f"{self.spec.source} has changed since dataset {self.info.key} was opened; open it "

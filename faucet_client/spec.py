@@ -6,19 +6,24 @@ source, and reports what does not fit as a `SpecError`, `ColumnError` or `Source
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal, SupportsIndex
+from typing import Literal, SupportsIndex, TypeVar
 
 from faucet_client.errors import SpecError
+
+_Moment = TypeVar("_Moment", dt.date, dt.datetime)
 
 Split = Literal["train", "eval"]
 SPLITS: tuple[Split, Split] = ("train", "eval")
 
 SHUFFLES = ("batches", "none")
+
+CHUNKINGS = ("auto", "arrival", "hash")
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,67 @@ class DuckDBSource:
         return f"duckdb:{self.path}:{self.table or 'query'}"
 
 
-Source = ParquetSource | DuckDBSource
+@dataclass(frozen=True)
+class BigQuerySource:
+    """Rows of a BigQuery table, view or query, read with the daemon's credentials.
+
+    Args:
+        table: `project.dataset.table`, or `dataset.table` of the daemon's project: a table, or a
+            view, which costs a query; or
+        query: one SELECT statement of GoogleSQL. Its result is read, as of when it ran.
+        partition_date: Of a table partitioned by ingestion time, the partition to read:
+            "2020-01-20".
+        filter: A predicate that rows of `table` must meet, in GoogleSQL, such as
+            `country = 'DE' AND day >= '2020-01-01'`. Where the service cannot apply it while
+            reading, a query does.
+        snapshot: Which moment's rows. By default those of the first open, which later opens of the
+            same request join; "new" for those of now; or a time within the table's time travel,
+            ISO 8601, as in "2020-01-20T12:00:00Z".
+    """
+
+    table: str | None = None
+    query: str | None = None
+    partition_date: str | None = None
+    filter: str | None = None
+    snapshot: str | None = None
+
+    def __post_init__(self) -> None:
+        for field in ("table", "query", "partition_date", "filter", "snapshot"):
+            value = getattr(self, field)
+            if value is not None and not (isinstance(value, str) and value.strip()):
+                raise SpecError(f"BigQuerySource.{field} must be a text, not {value!r}")
+        if (self.table is None) == (self.query is None):
+            raise SpecError("BigQuerySource needs exactly one of table= and query=")
+        if self.query is not None:
+            for field in ("partition_date", "filter"):
+                if getattr(self, field) is not None:
+                    raise SpecError(f"BigQuerySource.{field} needs table=; write it into the query")
+            if self.snapshot not in (None, "new"):
+                raise SpecError(
+                    'BigQuerySource.snapshot of a query can only be "new"; for another time, '
+                    "write FOR SYSTEM_TIME AS OF into the query"
+                )
+        if self.partition_date is not None:
+            _iso(self.partition_date, dt.date, "partition_date", '"2020-01-20"')
+        if self.snapshot not in (None, "new"):
+            time = _iso(self.snapshot, dt.datetime, "snapshot", '"new" or "2020-01-20T12:00:00Z"')
+            if time.tzinfo is None:
+                raise SpecError(
+                    f"BigQuerySource.snapshot={self.snapshot!r} has no time zone; append Z for UTC"
+                )
+
+    def __str__(self) -> str:
+        at = "" if self.partition_date is None else f"${self.partition_date}"
+        return f"bigquery:{self.table or 'query'}{at}"
+
+    def snapshot_ms(self) -> int | None:
+        """The time that `snapshot` asks for, in milliseconds since 1970; None if it names none."""
+        if self.snapshot in (None, "new"):
+            return None
+        return round(dt.datetime.fromisoformat(self.snapshot).timestamp() * 1_000)
+
+
+Source = ParquetSource | DuckDBSource | BigQuerySource
 
 
 @dataclass(frozen=True)
@@ -74,7 +139,7 @@ class DatasetSpec:
         source: Where the rows are.
         features: Numeric and boolean columns that become one float32 matrix, in this order: a
             list of column names, or the name of a STRUCT column whose leaves all serve. A leaf of
-            a STRUCT is written `struct.leaf`.
+            a STRUCT is written `struct.leaf`. May be empty where labels or passthrough are not.
         labels: The same, for the labels; each becomes its own float32 `[n, 1]` tensor.
         hash_column: The column (integers, text or dates) whose FarmHash decides the split and the
             sample; null hashes as the empty text. Without one, neither is possible.
@@ -82,11 +147,17 @@ class DatasetSpec:
         eval_percent: How much of the sample is the eval split, 0 <= e < 100.
         weight_column: A numeric column that becomes `batch.weights`, float32 `[n]`.
         passthrough: Columns that are handed over as they are (numbers, booleans, dates and
-            timestamps as tensors, text as objects).
+            timestamps as tensors, text as objects); the name of a STRUCT stands for its leaves,
+            and "*" for all of the table.
         exclude_features: Names to leave out of `features`.
         preprocessing: `"none"`: features are cast to float32 and nothing else.
         chunk_rows: Rows of the table a chunk, the unit of reading and caching. By default it is
             chosen so that a prepared chunk has at most 64 MiB, and a table at least 16 chunks.
+        chunking: How a warehouse's rows come to chunks. "arrival": as they come, in one pass,
+            which can be repeated while the warehouse keeps the pass open (BigQuery: 6 hours).
+            "hash": by a hash of each row, the same on every run; BigQuery writes a table for it.
+            "auto": "hash" where the prepared rows exceed the daemon's memory budget and it may
+            write such a table, else "arrival". Files always have the same chunks.
 
     Raises:
         SpecError: if the description contradicts itself.
@@ -103,10 +174,14 @@ class DatasetSpec:
     exclude_features: Sequence[str] = ()
     preprocessing: str = "none"
     chunk_rows: int | None = None
+    chunking: str = "auto"
 
     def __post_init__(self) -> None:  # noqa: C901  # one line a rule
-        if not isinstance(self.source, ParquetSource | DuckDBSource):
-            raise SpecError(f"source must be a ParquetSource or DuckDBSource, not {self.source!r}")
+        if not isinstance(self.source, Source):
+            raise SpecError(
+                "source must be a BigQuerySource, ParquetSource or DuckDBSource, not "
+                f"{self.source!r}"
+            )
         for field in ("sample_percent", "eval_percent"):
             if not isinstance(getattr(self, field), int | float):
                 raise SpecError(f"{field} must be a number, not {getattr(self, field)!r}")
@@ -116,7 +191,7 @@ class DatasetSpec:
                 object.__setattr__(self, field, _names(value, field))
         for field in ("passthrough", "exclude_features"):
             object.__setattr__(self, field, _names(getattr(self, field), field))
-        if not self.features:
+        if not (self.features or self.labels or self.passthrough):
             raise SpecError("features is empty: name at least one column, or a STRUCT column")
         if not 0 < self.sample_percent <= 100:
             raise SpecError(
@@ -133,6 +208,15 @@ class DatasetSpec:
             )
         if self.chunk_rows is not None:
             whole_number("chunk_rows", self.chunk_rows, 1, 2**48)
+        if self.chunking not in CHUNKINGS:
+            raise SpecError(
+                f"chunking must be one of {', '.join(CHUNKINGS)}, not {self.chunking!r}"
+            )
+        if self.chunking != "auto" and not isinstance(self.source, BigQuerySource):
+            raise SpecError(
+                f'chunking="{self.chunking}" is for warehouses; files are always cut in the same '
+                'way: leave it "auto"'
+            )
         if self.preprocessing != "none":
             raise SpecError(
                 f'preprocessing={self.preprocessing!r} is not known; this version has only "none"'
@@ -179,6 +263,15 @@ def _absolute(path: str | os.PathLike[str], field: str) -> str:
             f"{field} must be an absolute path of the daemon's filesystem, not {text!r}"
         )
     return os.path.normpath(text)
+
+
+def _iso(text: str, kind: type[_Moment], field: str, example: str) -> _Moment:
+    try:
+        return kind.fromisoformat(text)
+    except ValueError:
+        raise SpecError(
+            f"BigQuerySource.{field} must be written like {example}, not {text!r}"
+        ) from None
 
 
 def _names(value: Sequence[str], field: str) -> tuple[str, ...]:

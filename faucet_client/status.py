@@ -55,6 +55,29 @@ class ColumnCounts:
 
 
 @dataclass(frozen=True)
+class CostStatus:
+    """What a warehouse charges for a dataset.
+
+    Attributes:
+        query_bytes: Bytes that queries were billed for: counting rows, materializing a view.
+        read_bytes: Bytes that reading was billed for, by the warehouse's estimate of a pass and
+            the rows read.
+        pass_bytes: The estimate for one pass.
+        passes_served: Passes over a split that readers have been given, in all. Without a cache
+            each would have been a pass over the table.
+        query_price_per_tib: Money for 2^40 bytes of `query_bytes`; 0 if not known.
+        read_price_per_tib: Money for 2^40 bytes of `read_bytes`; 0 if not known.
+    """
+
+    query_bytes: int
+    read_bytes: int
+    pass_bytes: int
+    passes_served: float
+    query_price_per_tib: float
+    read_price_per_tib: float
+
+
+@dataclass(frozen=True)
 class DatasetStatus:
     """An open dataset.
 
@@ -74,6 +97,8 @@ class DatasetStatus:
         count_rows_read: Rows read apart, to count the splits when the dataset was opened.
         count_bytes_read: The same, as bytes of Arrow data.
         counts: What the conversion to float32 changed; columns where it did.
+        cost: What the warehouse charges; None for files.
+        notes: What a person should know of how the rows are read, each a sentence.
     """
 
     key: str
@@ -91,6 +116,8 @@ class DatasetStatus:
     count_rows_read: int
     count_bytes_read: int
     counts: tuple[ColumnCounts, ...] = ()
+    cost: CostStatus | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,16 @@ settings file out of every entry; a value comes from the first of these that has
     3. the settings file memory_budget = "4GiB"      (--config FILE or FAUCETD_CONFIG)
     4. the default
 
+Settings of a warehouse are a table of the file: `project` of `[bigquery]` is `--bigquery-project`
+and FAUCETD_BIGQUERY_PROJECT.
+
 A value is never merged from two of them: `--allowed-roots /a` replaces the list in the file.
 """
 
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import stat
 import tomllib
@@ -24,6 +28,7 @@ from typing import Any, Literal
 
 from faucet_client.address import Address, builtin_address, parse_address
 from faucetd.errors import ConfigError
+from faucetd.fetch.bigquery.settings import BigQuerySettings
 from faucetd.machine import MemoryLimit, cpu_count, memory_limit
 from faucetd.sizes import format_size, parse_size
 
@@ -39,6 +44,11 @@ DEFAULT_BUDGET_PERCENT = 25
 
 MAX_BUDGET_PERCENT = 80
 """Shared memory is charged to the daemon's cgroup, and its processes need room beside it."""
+
+COMPRESSIONS = ("none", "lz4", "zstd")
+
+MAX_STREAMS = 1_000
+"""The service's own limit a read session (BigQuery's quotas page)."""
 
 MAX_DEFAULT_WORKERS = 4
 """More workers than this pay off for few tables, and each takes memory of its own."""
@@ -57,6 +67,7 @@ class Settings:
         allowed_uids: Users whose processes may connect.
         scratch_dir: Folder for what the daemon keeps on disk: results of views and queries.
         log_level: The least severe messages that are logged.
+        bigquery: How to reach BigQuery.
     """
 
     listen: Address
@@ -66,6 +77,7 @@ class Settings:
     allowed_uids: frozenset[int]
     scratch_dir: Path
     log_level: LogLevel
+    bigquery: BigQuerySettings
 
 
 @dataclass(frozen=True)
@@ -73,7 +85,8 @@ class Setting:
     """One setting, for every place where it can be written.
 
     Attributes:
-        name: Its key in the settings file, and its attribute in `Settings`.
+        name: What it is called everywhere: its attribute in `Settings`, or, of a table's setting,
+            the table and its key in it.
         parse: Reads one value, as text or as TOML has it. Raises ValueError.
         default: Makes the default, which may depend on the machine.
         default_text: The default, for a person.
@@ -81,6 +94,7 @@ class Setting:
         help: What it does, for a person.
         separator: For a list, what stands between its values in the environment variable.
         secret: Whether its value must never be shown.
+        table: The table of the settings file that it is in, or "" for none.
     """
 
     name: str
@@ -91,6 +105,17 @@ class Setting:
     help: str
     separator: str | None = None
     secret: bool = False
+    table: str = ""
+
+    @property
+    def key(self) -> str:
+        """Its key in the settings file, or in its table there."""
+        return self.name.removeprefix(f"{self.table}_") if self.table else self.name
+
+    @property
+    def place(self) -> str:
+        """Its place in the settings file, for a person."""
+        return f"[{self.table}] {self.key}" if self.table else self.key
 
     @property
     def variable(self) -> str:
@@ -174,6 +199,70 @@ def _whole_number(value: object) -> int:
     return value
 
 
+def _parse_credentials(value: object) -> str:
+    text = _text(value)
+    if text in ("default", "anonymous") or os.path.isabs(text):
+        return text
+    raise ValueError(
+        f'{text!r} is neither "default" (application-default credentials), nor "anonymous", nor '
+        "the absolute path of a key file"
+    )
+
+
+def _parse_compression(value: object) -> str:
+    if value not in COMPRESSIONS:
+        raise ValueError(f"{value!r} is none of {', '.join(COMPRESSIONS)}")
+    return str(value)
+
+
+def _parse_streams(value: object) -> int:
+    streams = _whole_number(value)
+    if not 1 <= streams <= MAX_STREAMS:
+        raise ValueError(f"{streams} is not a number from 1 to {MAX_STREAMS:,}")
+    return streams
+
+
+def _parse_bytes(value: object) -> int:
+    nbytes = parse_size(value) if isinstance(value, str) else _whole_number(value)
+    if nbytes < 1:
+        raise ValueError("at least one byte is needed")
+    return nbytes
+
+
+def _parse_label(value: object) -> tuple[str, str]:
+    key, separator, label = _text(value).partition("=")
+    if not (key and separator):
+        raise ValueError(f"{value!r} is not a label: write it as key=value")
+    return key, label
+
+
+def _parse_flag(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    if value in ("true", "false"):
+        return value == "true"
+    raise ValueError(f"{value!r} is neither true nor false")
+
+
+def _number_above(least: float, what: str) -> Callable[[object], float]:
+    def parse(value: object) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise ValueError(f"{value!r} is not a number")
+        try:
+            number = float(value)
+        except ValueError:
+            raise ValueError(f"{value!r} is not a number") from None
+        if not least < number < math.inf:
+            raise ValueError(f"{what} must be above {least:g}, not {value!r}")
+        return number
+
+    return parse
+
+
+_parse_seconds = _number_above(0, "a time in seconds")
+_parse_price = _number_above(0, "a price")
+
+
 def default_memory_budget(limit: MemoryLimit) -> int:
     """The default memory budget, in bytes, where `limit` binds."""
     return limit.nbytes * DEFAULT_BUDGET_PERCENT // 100
@@ -245,8 +334,149 @@ SETTINGS: tuple[Setting, ...] = (
         help=f"Least severe messages to log: {', '.join(LOG_LEVELS)}.",
     ),
 )
-"""Every setting. Those of a warehouse will be a table of their own in the file, such as
-`[bigquery]`, described by a tuple like this one."""
+"""Every setting, those of warehouses after the daemon's own."""
+
+
+def _bigquery(
+    key: str,
+    parse: Callable[[object], object],
+    metavar: str,
+    text: str,
+    default_text: str = "none",
+    separator: str | None = None,
+) -> Setting:
+    """A setting of `[bigquery]`; its default is the one of `BigQuerySettings`."""
+    default = getattr(BigQuerySettings(), key)
+    return Setting(
+        name=f"bigquery_{key}",
+        parse=parse,
+        default=lambda: default,
+        default_text=default_text,
+        metavar=metavar,
+        help=text,
+        separator=separator,
+        table="bigquery",
+    )
+
+
+SETTINGS += (
+    _bigquery(
+        "project",
+        _text,
+        "PROJECT",
+        "Project that BigQuery's jobs and read sessions are billed to.",
+        "the credentials' own",
+    ),
+    _bigquery(
+        "credentials",
+        _parse_credentials,
+        "CREDENTIALS",
+        "Whose rights BigQuery is read with: default, anonymous (for local servers), or the "
+        "absolute path of a key file.",
+        "default: application-default credentials",
+    ),
+    _bigquery(
+        "api_endpoint", _text, "URL", "BigQuery's REST API, as http://127.0.0.1:9050.", "Google's"
+    ),
+    _bigquery(
+        "storage_endpoint",
+        _text,
+        "HOST:PORT",
+        "BigQuery's Storage Read API, as 127.0.0.1:9060.",
+        "Google's",
+    ),
+    _bigquery(
+        "storage_insecure",
+        _parse_flag,
+        "BOOLEAN",
+        "Whether the storage endpoint speaks plain HTTP/2, as local servers do: true or false.",
+        "false",
+    ),
+    _bigquery(
+        "max_streams",
+        _parse_streams,
+        "NUMBER",
+        "Streams that a table is read in at most.",
+        "four a worker",
+    ),
+    _bigquery(
+        "compression",
+        _parse_compression,
+        "NAME",
+        "Compression on the wire: none, lz4 or zstd. It pays where the network is slow.",
+        "none",
+    ),
+    _bigquery(
+        "max_bytes_billed",
+        _parse_bytes,
+        "SIZE",
+        "What opening a dataset and a pass over it may each be billed for at most, such as 100GiB.",
+        "no limit",
+    ),
+    _bigquery(
+        "labels",
+        _parse_label,
+        "KEY=VALUE",
+        "Label of every job. Repeat it for several.",
+        separator=",",
+    ),
+    _bigquery(
+        "result_dataset",
+        _text,
+        "DATASET",
+        "Dataset that results of queries are written to, as project.dataset; needed for "
+        'chunking="hash".',
+        "none: BigQuery's own temporary tables",
+    ),
+    _bigquery(
+        "result_expiry_s",
+        _parse_seconds,
+        "SECONDS",
+        "When tables in result_dataset expire.",
+        "86400, a day",
+    ),
+    _bigquery(
+        "stall_timeout_s",
+        _parse_seconds,
+        "SECONDS",
+        "A stream that has sent nothing for so long is opened anew.",
+        "60",
+    ),
+    _bigquery(
+        "retry_deadline_s",
+        _parse_seconds,
+        "SECONDS",
+        "A stream or request fails after so long without success; each row is one.",
+        "600",
+    ),
+    _bigquery(
+        "request_timeout_s",
+        _parse_seconds,
+        "SECONDS",
+        "What one attempt of a short request may take.",
+        "60",
+    ),
+    _bigquery("job_timeout_s", _parse_seconds, "SECONDS", "What a query may take.", "3600"),
+    _bigquery(
+        "query_price_per_tib",
+        _parse_price,
+        "PRICE",
+        "Money for 2^40 bytes that a query is billed for, for the status.",
+    ),
+    _bigquery(
+        "read_price_per_tib",
+        _parse_price,
+        "PRICE",
+        "Money for 2^40 bytes read by the Storage Read API, for the status.",
+    ),
+    _bigquery(
+        "snapshot_max_age_s",
+        _parse_seconds,
+        "SECONDS",
+        "How long a later open of the same dataset gets the rows of the first.",
+        "3600",
+    ),
+)
 
 
 def make_settings(values: Mapping[str, Any]) -> Settings:
@@ -263,6 +493,13 @@ def make_settings(values: Mapping[str, Any]) -> Settings:
         allowed_uids=frozenset(values["allowed_uids"]),
         scratch_dir=values["scratch_dir"],
         log_level=values["log_level"],
+        bigquery=BigQuerySettings(
+            **{
+                setting.key: values[setting.name]
+                for setting in SETTINGS
+                if setting.table == "bigquery"
+            }
+        ),
     )
     check_budget(settings.memory_budget, memory_limit())
     for root in settings.allowed_roots:
@@ -303,16 +540,32 @@ def read_settings_file(path: Path) -> dict[str, object]:
         raise ConfigError(f"the settings file {path} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"the settings file {path} is not TOML: {error}") from None
-    known = {setting.name: setting for setting in SETTINGS}
-    values = {}
+    tables = {setting.table for setting in SETTINGS}
+    values: dict[str, object] = {}
     for key, value in document.items():
+        if isinstance(value, dict) and key in tables:
+            values |= _read_table(path, key, value)
+        elif isinstance(value, dict):
+            raise ConfigError(
+                f"{path}: there is no table [{key}]; {_suggestion(key, tables - {''})}"
+            )
+        else:
+            values |= _read_table(path, "", {key: value})
+    return values
+
+
+def _read_table(path: Path, table: str, written: Mapping[str, object]) -> dict[str, object]:
+    """The settings of one table of the file, or of what is above all tables."""
+    known = {setting.key: setting for setting in SETTINGS if setting.table == table}
+    values = {}
+    for key, value in written.items():
+        where = f"{path}: [{table}]" if table else f"{path}:"
         if key not in known:
-            kind = "table" if isinstance(value, dict) else "setting"
-            raise ConfigError(f"{path}: there is no {kind} {key!r}; {_suggestion(key, known)}")
+            raise ConfigError(f"{where} there is no setting {key!r}; {_suggestion(key, known)}")
         try:
-            values[key] = known[key].from_toml(value)
+            values[known[key].name] = known[key].from_toml(value)
         except ValueError as error:
-            raise ConfigError(f"{path}: {key}: {error}") from None
+            raise ConfigError(f"{where} {key}: {error}") from None
     return values
 
 

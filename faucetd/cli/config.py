@@ -63,28 +63,44 @@ def show(ctx: click.Context, /, **_: object) -> None:
 
 
 def show_lines(values: Collection[Sourced]) -> list[str]:
-    """The settings as lines of TOML, each with its source in a comment; secrets are hidden."""
-    assignments = [
-        f"{one.setting.name} = {_toml(HIDDEN if one.setting.secret else one.value)}"
-        for one in values
-    ]
-    column = max(map(len, assignments))
-    return [
-        f"{assignment:<{column}}  # {_comment(one)}"
-        for assignment, one in zip(assignments, values, strict=True)
-    ]
+    """The settings as lines of TOML, each with its source in a comment; secrets are hidden.
+
+    A setting without a value is a comment, since TOML cannot say so.
+    """
+    assignments = {one.setting.name: _assignment(one) for one in values}
+    column = max(map(len, assignments.values()))
+    lines: list[str] = []
+    table = ""
+    for one in values:
+        if one.setting.table != table:
+            table = one.setting.table
+            lines += ["", f"[{table}]"]
+        lines.append(f"{assignments[one.setting.name]:<{column}}  # {_comment(one)}")
+    return lines
+
+
+def _assignment(one: Sourced) -> str:
+    if one.value is None:
+        return f"# {one.setting.key} ="
+    return f"{one.setting.key} = {_toml(HIDDEN if one.setting.secret else one.value)}"
 
 
 def _comment(one: Sourced) -> str:
     # Sizes are exact in the value, and readable here.
-    readable = one.setting.name == "memory_budget" and not one.setting.secret
-    return f"{one.source} ({format_size(one.value)})" if readable else one.source
+    readable = one.setting.name in ("memory_budget", "bigquery_max_bytes_billed")
+    if readable and one.value is not None and not one.setting.secret:
+        return f"{one.source} ({format_size(one.value)})"
+    return one.source
 
 
 def _toml(value: object) -> str:
-    if isinstance(value, int):
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
         return str(value)
     if isinstance(value, tuple):
-        return f"[{', '.join(_toml(item) for item in value)}]"
+        # A label is a pair; everything else that is listed is one value an item.
+        items = ["=".join(item) if isinstance(item, tuple) else item for item in value]
+        return f"[{', '.join(map(_toml, items))}]"
     # A JSON string is a TOML basic string, but for DEL, which no setting has.
     return json.dumps(str(value), ensure_ascii=False)

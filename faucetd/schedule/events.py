@@ -17,19 +17,41 @@ class ChunkInfo:
         lane: Chunks of one lane are cheapest loaded one after another by one worker.
         rows: Rows of each split; splits without rows are left out.
         nbytes: Bytes of the segment that each split will need, as far as known.
+        open: Nobody has read so far yet: its rows and bytes are estimates, and only loading it
+            tells what it has, and whether its lane goes on after it.
     """
 
     lane: int
     rows: Mapping[Split, int]
     nbytes: Mapping[Split, int]
+    open: bool = False
+
+
+@dataclass(frozen=True)
+class Totals:
+    """A split as a whole, where not all of its chunks are known.
+
+    Attributes:
+        rows: Exact.
+        nbytes: Bytes of all its segments, rather too many than too few.
+    """
+
+    rows: int
+    nbytes: int
 
 
 @dataclass(frozen=True)
 class DatasetAdded:
-    """A dataset may be read from now on."""
+    """A dataset may be read from now on.
+
+    Attributes:
+        chunks: Those that are known; at most the last one of a lane is open.
+        totals: Of each split, where a chunk is open.
+    """
 
     dataset: str
     chunks: tuple[ChunkInfo, ...]
+    totals: Mapping[Split, Totals] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,11 +83,26 @@ class WorkerDied:
 
 
 @dataclass(frozen=True)
+class Found:
+    """What an open chunk has turned out to be.
+
+    Attributes:
+        chunk: Its exact rows, none of either split if its lane had ended before it.
+        following: The open chunk after it in its lane, which gets the next number; None at the
+            lane's end.
+    """
+
+    chunk: ChunkInfo
+    following: ChunkInfo | None
+
+
+@dataclass(frozen=True)
 class ChunkLoaded:
-    """The worker's chunk stands in sealed segments of these sizes."""
+    """The worker's chunk stands in sealed segments of these sizes; `found` if it was open."""
 
     worker: int
     nbytes: Mapping[Split, int]
+    found: Found | None = None
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """How the rows of a split are dealt to the parts of a job (DataLoader workers, later ranks).
 
-Rows have a position: chunk 0's come first, then chunk 1's, and so on. Positions are dealt in runs
+Rows have a position: those of the chunk that was found first come first, then those of the second,
+and so on; in a plan that is known from the start that is the order of the chunks. Positions are
+dealt in runs
 of `stripe_rows` to part 0, 1, …, parts - 1, 0, …: a pure function, so that no part needs to know
 of another, each row has exactly one part, and with stripes of a batch only one batch of the whole
 epoch is short. Inside a chunk the rows of a part are gathered into one interval, part 0's first:
@@ -10,7 +12,6 @@ anybody has to remember.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -40,19 +41,13 @@ class Part:
         in_round = min(max(rest - self.part * self.stripe_rows, 0), self.stripe_rows)
         return rounds * self.stripe_rows + in_round
 
-    def ranges(self, chunk_rows: Sequence[int]) -> list[RowRange]:
-        """This part's rows of each chunk, given the rows of each chunk's split."""
+    def range_at(self, start: int, rows: int) -> RowRange:
+        """This part's rows of a chunk that has the positions [start, start + rows)."""
         if self.parts == 1:
-            return [RowRange(0, rows) for rows in chunk_rows]
-        found = []
-        start = 0
-        for rows in chunk_rows:
-            stop = start + rows
-            below = self._rows_below(stop) - self._rows_below(start)
-            mine = self.rows_before(stop) - self.rows_before(start)
-            found.append(RowRange(below, mine))
-            start = stop
-        return found
+            return RowRange(0, rows)
+        stop = start + rows
+        below = self._rows_below(stop) - self._rows_below(start)
+        return RowRange(below, self.rows_before(stop) - self.rows_before(start))
 
     def _rows_below(self, position: int) -> int:
         """How many of the first `position` rows belong to the parts before this one."""

@@ -20,8 +20,21 @@ READ_AHEAD_CHUNKS = 8
 after a few steps should not have read a whole table."""
 
 
-def next_grant(reader: Reader, resident: dict[SegmentId, Segment]) -> Segment | None:
-    """The resident segment that the reader should have now, if there is one."""
+def next_grant(
+    reader: Reader, dataset: Dataset, resident: dict[SegmentId, Segment]
+) -> Segment | None:
+    """The resident segment that the reader should have now, if there is one.
+
+    While a chunk is open, nobody is given the last rows of an epoch: a trainer that has all that
+    were counted would end, and nobody would notice that the source has more.
+    """
+    segment = _first_ready(reader, resident)
+    if segment is not None and dataset.open and reader.completes_epoch(segment.id.chunk):
+        return None
+    return segment
+
+
+def _first_ready(reader: Reader, resident: dict[SegmentId, Segment]) -> Segment | None:
     if reader.in_order:
         chunk = reader.next_in_order()
         return None if chunk is None else resident.get(reader.segment(chunk))
@@ -38,7 +51,7 @@ def next_load(
     datasets: Iterable[Dataset],
     unserved: list[Reader],
     ready_chunks: Callable[[Reader], int],
-    worker_lane: tuple[str, int, int] | None,
+    worker_last: tuple[str, int] | None,
 ) -> tuple[Dataset, int, Reader] | None:
     """The chunk to load next, and the reader for whose sake.
 
@@ -46,12 +59,12 @@ def next_load(
         datasets: All datasets.
         unserved: Readers that wait and for which no load is under way, longest wait first.
         ready_chunks: How many chunks a reader could still be granted, resident or being made.
-        worker_lane: The dataset, lane and chunk that the worker loaded last.
+        worker_last: The dataset and chunk that the worker loaded last.
     """
     by_key = {dataset.key: dataset for dataset in datasets}
     for reader in unserved:
         dataset = by_key[reader.dataset]
-        chunk = _best_chunk(dataset, reader, worker_lane)
+        chunk = _best_chunk(dataset, reader, worker_last)
         if chunk is not None:
             return dataset, chunk, reader
     behind = [
@@ -62,14 +75,14 @@ def next_load(
     ]
     for _, reader in sorted(behind, key=lambda entry: (entry[0], entry[1].id)):
         dataset = by_key[reader.dataset]
-        chunk = _best_chunk(dataset, reader, worker_lane)
+        chunk = _best_chunk(dataset, reader, worker_last)
         if chunk is not None:
             return dataset, chunk, reader
     return None
 
 
 def _best_chunk(
-    dataset: Dataset, reader: Reader, worker_lane: tuple[str, int, int] | None
+    dataset: Dataset, reader: Reader, worker_last: tuple[str, int] | None
 ) -> int | None:
     """Of the absent chunks that the reader wants: wanted by most, then cheapest, then soonest."""
     if not reader.absent:
@@ -81,11 +94,9 @@ def _best_chunk(
 
     most = max(map(wanted.__getitem__, candidates))
     best = [chunk for chunk in candidates if wanted[chunk] == most]
-    if worker_lane is not None:
-        key, lane, last = worker_lane
-        following = last + 1
-        follows = key == dataset.key and following in candidates
-        if follows and wanted[following] == most and dataset.chunks[following].lane == lane:
+    if worker_last is not None and worker_last[0] == dataset.key:
+        following = dataset.successor.get(worker_last[1])
+        if following in candidates and wanted[following] == most:
             return following
     return min(best, key=reader.rank.__getitem__)
 

@@ -15,6 +15,11 @@ Invariants, after every event:
 5. Hence progress is always possible: whatever readers do with what they hold, there is room to
    load a chunk by evicting what nobody leases, and a reader that holds less than its promise is
    granted the next segment as soon as it is resident.
+
+A plan need not be known as a whole. The last chunk of a lane may be **open**: one that nobody has
+read yet. It is wanted and loaded like any other, and loading it tells what it has and whether a
+further one follows. The rows of each split are known nevertheless, so readers know their epochs'
+lengths, and whoever has counted the rows can tell when a pass has too many or too few.
 """
 
 from __future__ import annotations
@@ -35,6 +40,7 @@ from faucetd.schedule.events import (
     EpochAdvanced,
     Event,
     ExtraBytesWanted,
+    Found,
     LeasesReleased,
     ReaderJoined,
     ReaderLeft,
@@ -118,7 +124,7 @@ class Scheduler:
         self._leases: dict[int, Lease] = {}
         self._idle: dict[int, None] = {}  # workers, in the order in which they became idle
         self._loads: dict[int, LoadState] = {}
-        self._lanes: dict[int, tuple[str, int, int]] = {}
+        self._last: dict[int, tuple[str, int]] = {}  # by worker: the dataset and chunk it made
         self._next_lease = 1
         self._clock = 0
         self._recent: deque[Event] = deque(maxlen=20)
@@ -214,7 +220,7 @@ class Scheduler:
 
     def _add_dataset(self, event: DatasetAdded) -> None:
         self._require(event.dataset not in self._datasets, "the dataset exists")
-        self._datasets[event.dataset] = Dataset(event.dataset, event.chunks)
+        self._datasets[event.dataset] = Dataset(event.dataset, event.chunks, event.totals)
 
     def _remove_dataset(self, event: DatasetRemoved) -> None:
         self._require(event.dataset in self._datasets, "no such dataset")
@@ -229,12 +235,16 @@ class Scheduler:
         self._require(event.reader not in self._readers, "the reader exists")
         self._require(event.dataset in self._datasets, "no such dataset")
         dataset = self._datasets[event.dataset]
-        rows = [chunk.rows.get(event.split, 0) for chunk in dataset.chunks]
         reader = Reader(
             event.reader,
             event.dataset,
             event.split,
-            event.part.ranges(rows),
+            [
+                dataset.range_of(chunk, event.split, event.part)
+                for chunk in range(len(dataset.chunks))
+            ],
+            event.part.rows_before(dataset.total_rows(event.split)),
+            event.part,
             event.first_epoch,
             event.epochs,
             event.in_order,
@@ -379,7 +389,7 @@ class Scheduler:
     # Workers and loads.
 
     def _worker_died(self, worker: int) -> None:
-        self._lanes.pop(worker, None)
+        self._last.pop(worker, None)
         if worker in self._idle:
             del self._idle[worker]
         if worker not in self._loads:
@@ -402,6 +412,11 @@ class Scheduler:
     def _chunk_loaded(self, event: ChunkLoaded) -> None:
         load = self._end_load(event.worker)
         dataset = self._datasets.get(load.dataset)
+        if dataset is not None:
+            is_open = load.chunk in dataset.open
+            self._require(is_open == (event.found is not None), "an open chunk was not found out")
+            if event.found is not None:
+                self._find(dataset, load.chunk, event.found)
         for split, nbytes in event.nbytes.items():
             segment = Segment(
                 SegmentId(load.dataset, load.chunk, split), nbytes, last_used=self._clock
@@ -420,11 +435,31 @@ class Scheduler:
                 reader.offer(load.chunk)
         if dataset is not None:
             dataset.attempts.pop(load.chunk, None)
-            self._lanes[event.worker] = (
-                load.dataset,
-                dataset.chunks[load.chunk].lane,
-                load.chunk,
-            )
+            self._last[event.worker] = load.dataset, load.chunk
+
+    def _find(self, dataset: Dataset, chunk: int, found: Found) -> None:
+        """An open chunk is known now, and so is the one that follows it."""
+        dataset.find(chunk, found.chunk)
+        here = [reader for reader in dataset.readers.values() if chunk in reader.pending]
+        for reader in dataset.readers.values():
+            rows = dataset.range_of(chunk, reader.split, reader.part)
+            assert rows is not None, "it has just been found"
+            reader.find(chunk, rows)
+            if not rows.rows and chunk in reader.pending:
+                self._unwant(reader, chunk)
+        if found.following is not None:
+            following = dataset.append(found.following)
+            for reader in dataset.readers.values():
+                reader.follow(following)
+            for reader in here:
+                # Whoever is in the midst of an epoch wants all chunks that are found meanwhile.
+                reader.pending.add(following)
+                dataset.wanted[reader.split][following] += 1
+            for split in {reader.split for reader in here}:
+                dataset.add_missing(following, split)
+        for reader in here:
+            self._end_epoch_if_done(reader)
+        self._keep_promises()
 
     def _extra_bytes(self, event: ExtraBytesWanted) -> None:
         self._require(event.worker in self._loads, "the worker loads nothing")
@@ -495,7 +530,8 @@ class Scheduler:
                 reader.waiting_since = self._clock
 
     def _grant_one(self, reader: Reader) -> bool:
-        segment = policy.next_grant(reader, self._resident)
+        dataset = self._datasets[reader.dataset]
+        segment = policy.next_grant(reader, dataset, self._resident)
         if segment is None:
             return False
         if not self._may_hold(reader, segment.nbytes):
@@ -511,13 +547,17 @@ class Scheduler:
         reader.held_bytes += segment.nbytes
         reader.held_leases += 1
         reader.credits -= 1
-        rows = reader.ranges[chunk]
+        rows = reader.rows_of(chunk)
         reader.rows_granted += rows.rows
         self._out.append(Grant(lease, reader.id, segment.id, reader.epoch, rows))
+        reader.epoch_rows_granted += rows.rows
         self._unwant(reader, chunk)
+        self._end_epoch_if_done(reader)
+        return True
+
+    def _end_epoch_if_done(self, reader: Reader) -> None:
         if not reader.pending and reader.epochs_left > 0:
             self._start_epoch(reader, reader.epoch + 1)
-        return True
 
     def _may_hold(self, reader: Reader, nbytes: int) -> bool:
         return reader.held_leases < FLOOR_SEGMENTS or reader.held_bytes + nbytes <= self._limit(
@@ -529,7 +569,7 @@ class Scheduler:
             worker = next(iter(self._idle))
             unserved = self._unserved()
             choice = policy.next_load(
-                self._datasets.values(), unserved, self._ready_chunks, self._lanes.get(worker)
+                self._datasets.values(), unserved, self._ready_chunks, self._last.get(worker)
             )
             if choice is None:
                 return
@@ -575,7 +615,7 @@ class Scheduler:
             dataset = self._datasets[reader.dataset]
             if not reader.absent:
                 continue
-            if policy.next_grant(reader, self._resident) is not None:
+            if policy.next_grant(reader, dataset, self._resident) is not None:
                 continue  # it waits to be rid of a lease, not for a chunk
             loading = self._loading(reader.dataset, reader.split)
             if reader.in_order:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import heapq
 import random
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from faucet_client.spec import SPLITS, Split
-from faucetd.schedule.events import ChunkInfo
+from faucetd.schedule.events import ChunkInfo, Totals
 from faucetd.schedule.instructions import SegmentId
-from faucetd.schedule.parts import RowRange
+from faucetd.schedule.parts import Part, RowRange
 
 FLOOR_SEGMENTS = 3
 """Segments that each reader may always lease: the one that its last batch still pins, the one that
@@ -56,7 +57,9 @@ class Reader:
         reader: int,
         dataset: str,
         split: Split,
-        ranges: list[RowRange],
+        ranges: list[RowRange | None],
+        rows_per_epoch: int,
+        part: Part,
         first_epoch: int,
         epochs: int,
         in_order: bool,
@@ -65,8 +68,14 @@ class Reader:
         self.id = reader
         self.dataset = dataset
         self.split: Split = split
-        self.ranges = ranges
-        self.chunks = [chunk for chunk, rows in enumerate(ranges) if rows.rows]
+        self.ranges = ranges  # by chunk; None as long as the chunk is open
+        self.rows_per_epoch = rows_per_epoch
+        self.part = part
+        self.chunks = [
+            chunk
+            for chunk, rows in enumerate(ranges)
+            if rows_per_epoch and (rows is None or rows.rows)
+        ]
         self.epoch = first_epoch - 1
         self.last_epoch = first_epoch + epochs - 1
         self.in_order = in_order
@@ -76,6 +85,7 @@ class Reader:
         self.held_bytes = 0
         self.held_leases = 0
         self.rows_granted = 0
+        self.epoch_rows_granted = 0
         self.left = False
         self.waiting_since: int | None = None
         self.rank: dict[int, int] = {}
@@ -83,10 +93,6 @@ class Reader:
         self.absent = 0  # pending chunks that are neither resident nor being made
         self.ready: list[tuple[int, int]] = []
         self._next_in_order = 0
-
-    @property
-    def rows_per_epoch(self) -> int:
-        return sum(rows.rows for rows in self.ranges)
 
     @property
     def epochs_left(self) -> int:
@@ -107,7 +113,31 @@ class Reader:
         self.pending = set(order)
         self.absent = 0
         self.ready = []
+        self.epoch_rows_granted = 0
         self._next_in_order = 0
+
+    def follow(self, chunk: int) -> None:
+        """The dataset has one more chunk, an open one."""
+        self.ranges.append(None)
+        if self.rows_per_epoch:
+            self.chunks.append(chunk)
+            self.rank[chunk] = len(self.rank)
+
+    def find(self, chunk: int, rows: RowRange) -> None:
+        """An open chunk has turned out to have these rows for the reader."""
+        self.ranges[chunk] = rows
+        if not rows.rows and self.rows_per_epoch:
+            self.chunks.remove(chunk)
+
+    def rows_of(self, chunk: int) -> RowRange:
+        """The reader's rows of a chunk that is not open."""
+        rows = self.ranges[chunk]
+        assert rows is not None, "only what was loaded is granted, and so it is known"
+        return rows
+
+    def completes_epoch(self, chunk: int) -> bool:
+        """Whether the chunk's rows are the last that the epoch still lacks."""
+        return self.epoch_rows_granted + self.rows_of(chunk).rows >= self.rows_per_epoch
 
     def offer(self, chunk: int) -> None:
         """The chunk's segment has become resident."""
@@ -124,26 +154,73 @@ class Reader:
         return None
 
 
-@dataclass
 class Dataset:
     """One dataset's plan, and what each chunk is wanted for."""
 
-    key: str
-    chunks: tuple[ChunkInfo, ...]
-    attempts: dict[int, int] = field(default_factory=dict)
-    bytes_a_row: dict[Split, float] = field(default_factory=dict)
-    wanted: dict[Split, list[int]] = field(init=False)
-    missing: dict[Split, set[int]] = field(init=False)
-    largest_segment_bytes: dict[Split, int] = field(default_factory=dict)
-    split_bytes: dict[Split, int] = field(default_factory=dict)
-    readers: dict[int, Reader] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for split in SPLITS:
-            self._sum_up(split)
+    def __init__(
+        self, key: str, chunks: Sequence[ChunkInfo], totals: Mapping[Split, Totals]
+    ) -> None:
+        self.key = key
+        self.chunks: list[ChunkInfo] = []
+        self.open: set[int] = set()
+        self.successor: dict[int, int] = {}  # the chunk after a chunk in its lane
+        self.attempts: dict[int, int] = {}
+        self.bytes_a_row: dict[Split, float] = {}
+        self.readers: dict[int, Reader] = {}
+        # Of each split and chunk: the position of its first row (see parts.py).
+        self.starts: dict[Split, list[int]] = {split: [] for split in SPLITS}
+        self._found_rows: dict[Split, int] = dict.fromkeys(SPLITS, 0)
         # By split and chunk: how many readers have it pending; and the wanted that are absent.
-        self.wanted = {split: [0] * len(self.chunks) for split in SPLITS}
-        self.missing = {split: set() for split in SPLITS}
+        self.wanted: dict[Split, list[int]] = {split: [] for split in SPLITS}
+        self.missing: dict[Split, set[int]] = {split: set() for split in SPLITS}
+        self.largest_segment_bytes: dict[Split, int] = dict.fromkeys(SPLITS, 0)
+        self.split_bytes: dict[Split, int] = dict.fromkeys(SPLITS, 0)
+        self._known_bytes: dict[Split, int] = dict.fromkeys(SPLITS, 0)
+        self._totals = dict(totals)
+        self._last_in_lane: dict[int, int] = {}
+        for info in chunks:
+            self.append(info)
+
+    def total_rows(self, split: Split) -> int:
+        """Rows of the split, exact from the start."""
+        if split in self._totals:
+            return self._totals[split].rows
+        return self._found_rows[split]
+
+    def append(self, info: ChunkInfo) -> int:
+        """One more chunk; its number."""
+        number = len(self.chunks)
+        self.chunks.append(info)
+        if info.lane in self._last_in_lane:
+            self.successor[self._last_in_lane[info.lane]] = number
+        self._last_in_lane[info.lane] = number
+        for split in SPLITS:
+            self.wanted[split].append(0)
+            self.starts[split].append(self._found_rows[split])
+        if info.open:
+            self.open.add(number)
+        else:
+            self._count(number)
+        for split in SPLITS:
+            self._grow(number, split, 0)
+        return number
+
+    def find(self, chunk: int, info: ChunkInfo) -> None:
+        """An open chunk has turned out to be `info`."""
+        before = {split: self.segment_bytes(chunk, split) for split in SPLITS}
+        self.open.remove(chunk)
+        self.chunks[chunk] = info
+        for split in SPLITS:
+            self.starts[split][chunk] = self._found_rows[split]
+        self._count(chunk)
+        for split in SPLITS:
+            self._grow(chunk, split, before[split])
+
+    def range_of(self, chunk: int, split: Split, part: Part) -> RowRange | None:
+        """A part's rows of a chunk; None as long as it is open."""
+        if chunk in self.open:
+            return None
+        return part.range_at(self.starts[split][chunk], self.chunks[chunk].rows.get(split, 0))
 
     def segment_bytes(self, chunk: int, split: Split) -> int:
         """What the segment will need: the plan's word, or more where text has proved longer."""
@@ -154,14 +231,30 @@ class Dataset:
     def learn_bytes(self, chunk: int, split: Split, nbytes: int) -> None:
         """A segment turned out larger than the plan said; expect it of the others as well."""
         rows = self.chunks[chunk].rows.get(split, 0)
-        if rows and nbytes > self.segment_bytes(chunk, split):
-            self.bytes_a_row[split] = max(self.bytes_a_row.get(split, 0.0), nbytes / rows)
-            self._sum_up(split)
+        if not rows or nbytes <= self.segment_bytes(chunk, split):
+            return
+        self.bytes_a_row[split] = max(self.bytes_a_row.get(split, 0.0), nbytes / rows)
+        sizes = [self.segment_bytes(number, split) for number in range(len(self.chunks))]
+        self.largest_segment_bytes[split] = max(sizes)
+        self._known_bytes[split] = sum(sizes)
+        self._sum_up(split)
+
+    def _count(self, chunk: int) -> None:
+        for split in SPLITS:
+            self._found_rows[split] += self.chunks[chunk].rows.get(split, 0)
+
+    def _grow(self, chunk: int, split: Split, before: int) -> None:
+        nbytes = self.segment_bytes(chunk, split)
+        self._known_bytes[split] += nbytes - before
+        self.largest_segment_bytes[split] = max(self.largest_segment_bytes[split], nbytes)
+        self._sum_up(split)
 
     def _sum_up(self, split: Split) -> None:
-        sizes = [self.segment_bytes(chunk, split) for chunk in range(len(self.chunks))]
-        self.largest_segment_bytes[split] = max(sizes, default=0)
-        self.split_bytes[split] = sum(sizes)
+        planned = 0
+        if split in self._totals:
+            totals = self._totals[split]
+            planned = max(totals.nbytes, int(self.bytes_a_row.get(split, 0.0) * totals.rows))
+        self.split_bytes[split] = max(self._known_bytes[split], planned)
 
     def add_missing(self, chunk: int, split: Split) -> None:
         """A wanted chunk is not (or no longer) resident or being made."""

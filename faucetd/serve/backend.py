@@ -33,6 +33,10 @@ class DatasetInfo:
     passthrough: tuple[str, ...]
     weighted: bool
     chunks: int
+    passthrough_paths: tuple[str, ...] = ()
+    principal: str = ""
+    query_bytes_billed: int = 0
+    read_bytes_estimated: int = 0
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,11 @@ class ReaderStream(Protocol):
 class Backend(Protocol):
     """The daemon, seen from its sockets. All calls come from the event loop."""
 
-    def open_dataset(self, spec: DatasetSpec) -> AsyncIterator[OpenProgress | DatasetInfo]: ...
+    def open_dataset(
+        self, spec: DatasetSpec, key: str
+    ) -> AsyncIterator[OpenProgress | DatasetInfo]:
+        """Opens what `spec` describes; the dataset of this `key`, unless it is empty or gone."""
+        ...
 
     async def read(self, session: Session, request: ReaderRequest) -> ReaderStream: ...
 

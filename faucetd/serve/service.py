@@ -69,7 +69,7 @@ class FaucetService(faucet_pb2_grpc.FaucetServicer):
             async with asyncio.timeout(
                 None if context.time_remaining() is not None else OPEN_DEADLINE_S
             ):
-                async for event in self._backend.open_dataset(spec):
+                async for event in self._backend.open_dataset(spec, request.key):
                     yield translate.open_event_to(event)
         except FaucetError as error:
             await _abort(context, error)

@@ -7,7 +7,16 @@ from typing import cast
 from faucet_protos.v1 import faucet_pb2, spec_pb2
 
 from faucet_client.layout import SegmentLayout
-from faucet_client.spec import SHUFFLES, SPLITS, DatasetSpec, DuckDBSource, ParquetSource, Split
+from faucet_client.spec import (
+    SHUFFLES,
+    SPLITS,
+    BigQuerySource,
+    DatasetSpec,
+    DuckDBSource,
+    ParquetSource,
+    Source,
+    Split,
+)
 from faucet_client.status import Status
 from faucetd.errors import SpecError
 from faucetd.schedule.parts import Part
@@ -29,7 +38,7 @@ def spec_from(message: spec_pb2.DatasetSpec) -> DatasetSpec:
     names = message.features_list.names, message.labels_list.names, message.passthrough
     if sum(map(len, names)) + len(message.exclude_features) > MAX_COLUMNS:
         raise SpecError(f"the spec names more than {MAX_COLUMNS:,} columns")
-    source: ParquetSource | DuckDBSource
+    source: Source
     match message.WhichOneof("source"):
         case "parquet":
             source = ParquetSource(message.parquet.path)
@@ -39,6 +48,15 @@ def spec_from(message: spec_pb2.DatasetSpec) -> DatasetSpec:
                 message.duckdb.path,
                 table=message.duckdb.table if rows == "table" else None,
                 query=message.duckdb.query if rows == "query" else None,
+            )
+        case "bigquery":
+            rows = message.bigquery.WhichOneof("rows")
+            source = BigQuerySource(
+                table=message.bigquery.table if rows == "table" else None,
+                query=message.bigquery.query if rows == "query" else None,
+                partition_date=message.bigquery.partition_date or None,
+                filter=message.bigquery.filter or None,
+                snapshot=message.bigquery.snapshot or None,
             )
         case _:
             raise SpecError("the spec names no source that this daemon knows")
@@ -62,6 +80,7 @@ def spec_from(message: spec_pb2.DatasetSpec) -> DatasetSpec:
         exclude_features=tuple(message.exclude_features),
         preprocessing=message.preprocessing,
         chunk_rows=message.chunk_rows or None,
+        chunking=message.chunking,
     )
 
 
@@ -121,6 +140,10 @@ def open_event_to(event: OpenProgress | DatasetInfo) -> faucet_pb2.OpenDatasetEv
             passthrough=event.passthrough,
             weighted=event.weighted,
             chunks=event.chunks,
+            passthrough_paths=event.passthrough_paths,
+            principal=event.principal,
+            query_bytes_billed=event.query_bytes_billed,
+            read_bytes_estimated=event.read_bytes_estimated,
         )
     )
 
@@ -178,7 +201,10 @@ def status_to(status: Status) -> faucet_pb2.Status:
         datasets=[
             faucet_pb2.DatasetStatus(
                 **vars(dataset)
-                | {"counts": [faucet_pb2.ColumnCounts(**vars(c)) for c in dataset.counts]}
+                | {
+                    "counts": [faucet_pb2.ColumnCounts(**vars(c)) for c in dataset.counts],
+                    "cost": dataset.cost and faucet_pb2.CostStatus(**vars(dataset.cost)),
+                }
             )
             for dataset in status.datasets
         ],

@@ -12,10 +12,10 @@ from typing import Any
 import msgspec
 
 from faucet_client.layout import SegmentLayout
-from faucet_client.spec import DatasetSpec, DuckDBSource, ParquetSource, Split
+from faucet_client.spec import BigQuerySource, DatasetSpec, DuckDBSource, ParquetSource, Split
 from faucetd.fetch.pieces import PlannedChunk
 
-_SOURCES = {"parquet": ParquetSource, "duckdb": DuckDBSource}
+_SOURCES = {"parquet": ParquetSource, "duckdb": DuckDBSource, "bigquery": BigQuerySource}
 
 
 def describe_spec(spec: DatasetSpec) -> dict[str, Any]:

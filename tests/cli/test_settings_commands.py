@@ -14,7 +14,8 @@ WriteFile = Callable[[str], str]
 
 def sources(output: str) -> dict[str, str]:
     """Where each setting comes from, out of `config show`."""
-    lines = [line.split("  # ") for line in output.splitlines()]
+    above_tables, *_ = output.split("\n\n")
+    lines = [line.split("  # ") for line in above_tables.splitlines()]
     return {assignment.split(" = ")[0]: comment for assignment, comment in lines}
 
 
@@ -140,3 +141,23 @@ def test_wrong_settings_are_shown_and_then_refused(faucetd: Faucetd) -> None:
     done = faucetd("config", "show", "--memory-budget", "900TiB")
     assert "memory_budget = " in done.stdout
     assert done.returncode == 78
+
+
+def test_a_warehouses_settings_are_a_table_of_the_file_and_have_flags_and_variables(
+    faucetd: Faucetd, settings_file: WriteFile
+) -> None:
+    file = settings_file(
+        "[bigquery]\nproject = 'one'\nmax_bytes_billed = '1GiB'\nlabels = ['team=a']\n"
+        "storage_insecure = true\nretry_deadline_s = 5\n"
+    )
+    done = faucetd(
+        "config", "show", "--config", file, "--bigquery-project", "two",
+        env={"FAUCETD_BIGQUERY_LABELS": "team=b,cost=c"},
+    )  # fmt: skip
+    shown = tomllib.loads(done.stdout)["bigquery"]
+    assert shown["project"] == "two"
+    assert shown["labels"] == ["team=b", "cost=c"]
+    assert shown["max_bytes_billed"] == 2**30
+    assert shown["storage_insecure"] is True
+    assert shown["retry_deadline_s"] == 5.0
+    assert "result_dataset" not in shown

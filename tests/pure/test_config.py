@@ -16,6 +16,7 @@ from faucetd.config import (
     unknown_variables,
 )
 from faucetd.errors import ConfigError
+from faucetd.fetch.bigquery.settings import BigQuerySettings
 from faucetd.machine import MemoryLimit
 
 GIB = 2**30
@@ -32,7 +33,10 @@ def settings_file(folder: Path, text: str) -> Path:
 
 
 def test_every_setting_is_described_and_in_the_order_of_settings() -> None:
-    assert [s.name for s in SETTINGS] == [field.name for field in dataclasses.fields(Settings)]
+    plain = [setting.name for setting in SETTINGS if not setting.table]
+    assert [*plain, "bigquery"] == [field.name for field in dataclasses.fields(Settings)]
+    bigquery = [setting.key for setting in SETTINGS if setting.table == "bigquery"]
+    assert bigquery == list(BigQuerySettings.__struct_fields__)
 
 
 def test_the_defaults_suit_any_machine_and_allow_nothing() -> None:
@@ -96,7 +100,12 @@ def test_a_settings_file_may_have_every_key(tmp_path: Path) -> None:
     [
         ("memory_budgt = 1", r"no setting 'memory_budgt'; did you mean memory_budget\?"),
         ("zzz = 1", "no setting 'zzz'; there are allowed_roots, allowed_uids, listen"),
-        ("[bigquery]\nproject = 'p'", "no table 'bigquery'"),
+        ("[bigqueri]\nproject = 'p'", r"no table \[bigqueri\]; did you mean bigquery"),
+        ("[bigquery]\nprojet = 'p'", r"\[bigquery\] there is no setting 'projet'; did you mean"),
+        ("[bigquery]\nmax_streams = 0", "max_streams: 0 is not a number from 1"),
+        ("[bigquery]\nlabels = ['team']", "labels: 'team' is not a label"),
+        ("[bigquery]\ncredentials = 'key.json'", "absolute path of a key file"),
+        ("[bigquery]\nstall_timeout_s = 0", "must be above 0"),
         ("memory_budget = 'lots'", "memory_budget: 'lots' is not a size"),
         ("memory_budget = 0", "memory_budget: a budget must be at least one byte"),
         ("memory_budget = 1.5", "memory_budget: 1.5 is not a whole number"),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from faucet_client.spec import Split
+from faucet_client.spec import SPLITS, Split
 from faucetd.schedule.events import (
     ChunkFailed,
     ChunkInfo,
@@ -20,9 +22,11 @@ from faucetd.schedule.events import (
     EpochAdvanced,
     Event,
     ExtraBytesWanted,
+    Found,
     LeasesReleased,
     ReaderJoined,
     ReaderLeft,
+    Totals,
     WorkerDied,
     WorkerIdle,
 )
@@ -51,10 +55,28 @@ def chunks(number: int, *, train: int = 80, evals: int = 20) -> tuple[ChunkInfo,
     )
 
 
-class World:
-    """Carries instructions out as a machine of infinite patience would."""
+def lane(number: int, *rows: tuple[int, int]) -> list[ChunkInfo]:
+    """The chunks of a lane, by their train and eval rows."""
+    sizes: list[dict[Split, int]] = [{"train": train, "eval": evals} for train, evals in rows]
+    return [
+        ChunkInfo(number, has := {k: v for k, v in size.items() if v}, dict.fromkeys(has, SIZE))
+        for size in sizes
+    ]
 
-    def __init__(self, budget: int, plan: tuple[ChunkInfo, ...], workers: int = 1) -> None:
+
+class World:
+    """Carries instructions out as a machine of infinite patience would.
+
+    Given `lanes` instead of a plan, it tells of each lane's chunks one by one, as they are loaded.
+    """
+
+    def __init__(
+        self,
+        budget: int,
+        plan: tuple[ChunkInfo, ...] = (),
+        workers: int = 1,
+        lanes: Sequence[list[ChunkInfo]] = (),
+    ) -> None:
         self.scheduler = Scheduler(budget)
         self.loads: dict[int, Load] = {}
         self.grants: list[Grant] = []
@@ -63,9 +85,36 @@ class World:
         self.refused: dict[int, RefuseReader] = {}
         self.admitted: dict[int, AdmitReader] = {}
         self.all_loads: list[Load] = []
-        self.send(DatasetAdded("d", plan))
+        self.to_come = [list(lane) for lane in lanes]
+        self.plan = list(plan)  # by number; open chunks are as they will turn out
+        self.order = list(range(len(plan)))  # in which the chunks were found
+        self.totals: dict[Split, Totals] = {}
+        if lanes:
+            every = [chunk for lane in lanes for chunk in lane]
+            for split in SPLITS:
+                sizes = [chunk.rows.get(split, 0) for chunk in every]
+                self.totals[split] = Totals(sum(sizes), SIZE * sum(size > 0 for size in sizes))
+        first = plan or tuple(self._open(lane) for lane in self.to_come)
+        self.send(DatasetAdded("d", first, self.totals))
         for worker in range(workers):
             self.send(WorkerIdle(worker))
+
+    def _open(self, lane: list[ChunkInfo]) -> ChunkInfo:
+        """The lane's next chunk, as it is guessed before anybody has read it."""
+        self.plan.append(lane.pop(0))
+        has = [split for split in SPLITS if self.totals[split].rows]
+        return ChunkInfo(
+            self.plan[-1].lane, dict.fromkeys(has, 5), dict.fromkeys(has, SIZE), open=True
+        )
+
+    def loaded(self, worker: int, chunk: int, sizes: dict[Split, int]) -> None:
+        found = None
+        if self.to_come and chunk not in self.order:
+            self.order.append(chunk)
+            lane = self.to_come[self.plan[chunk].lane]
+            found = Found(self.plan[chunk], self._open(lane) if lane else None)
+        has = {split: size for split, size in sizes.items() if self.plan[chunk].rows.get(split)}
+        self.send(ChunkLoaded(worker, has, found))
 
     def send(self, event: Event) -> list[Instruction]:
         out = self.scheduler.handle(event)
@@ -90,7 +139,7 @@ class World:
 
     def finish_load(self, worker: int) -> None:
         load = self.loads.pop(worker)
-        self.send(ChunkLoaded(worker, dict.fromkeys(load.splits, SIZE)))
+        self.loaded(worker, load.chunk, dict.fromkeys(load.splits, SIZE))
         self.send(WorkerIdle(worker))
 
     def join(self, reader: int, **wishes: object) -> None:
@@ -232,6 +281,58 @@ def test_there_are_never_more_segments_than_there_may_be_descriptors() -> None:
     assert [g.segment.chunk for g in world.grants if g.reader == 1] == list(range(40))
 
 
+def test_open_chunks_are_found_one_by_one_and_every_reader_gets_each_row_once() -> None:
+    lanes = [lane(0, (7, 2), (6, 1), (3, 0)), lane(1, (5, 5), (0, 0))]
+    world = World(10_000, lanes=lanes, workers=2)
+    world.join(1, credits=99, epochs=2)
+    world.join(2, credits=99, split="eval", in_order=True)
+    while world.loads:
+        world.finish_load(max(world.loads))
+    assert world.admitted[1].rows_per_epoch == 21
+    assert world.admitted[2].rows_per_epoch == 8
+    assert sorted(load.chunk for load in world.all_loads) == [0, 1, 2, 3, 4]
+    for epoch in (0, 1):
+        granted = [g.rows.rows for g in world.grants if (g.reader, g.epoch) == (1, epoch)]
+        assert sorted(granted) == [3, 5, 6, 7]
+    evals = [(g.segment.chunk, g.rows.rows) for g in world.grants if g.reader == 2]
+    assert evals == sorted(evals)
+    assert sum(rows for _, rows in evals) == 8
+
+
+def test_the_last_rows_of_an_epoch_are_held_back_until_no_chunk_is_open() -> None:
+    world = World(10_000, lanes=[lane(0, (4, 0), (3, 0), (0, 0))])
+    world.join(1, credits=99)
+    world.finish_load(0)
+    world.finish_load(0)
+    assert [g.rows.rows for g in world.grants] == [4]  # there are the other 3, yet more may come
+    world.finish_load(0)
+    assert [g.rows.rows for g in world.grants] == [4, 3]
+
+
+def test_a_reader_that_joins_a_half_found_plan_gets_what_is_found_and_what_follows() -> None:
+    world = World(10_000, lanes=[lane(0, (4, 1), (3, 1), (2, 0))])
+    world.join(1, credits=1)
+    world.finish_load(0)
+    world.join(2, credits=99)
+    assert [g.rows.rows for g in world.grants if g.reader == 2] == [4]
+    while world.loads:
+        world.finish_load(0)
+    assert [g.rows.rows for g in world.grants if g.reader == 2] == [4, 3, 2]
+    assert Counter(load.chunk for load in world.all_loads) == {0: 1, 1: 1, 2: 1}
+
+
+def test_a_worker_goes_on_with_the_lane_that_it_has_read() -> None:
+    lanes = [lane(n, (4, 0), (4, 0), (4, 0)) for n in range(2)]
+    world = World(10_000, lanes=lanes, workers=2)
+    world.join(1, credits=99)
+    for worker in (0, 1, 1, 0, 1, 0):
+        world.finish_load(worker)
+    lanes_of: dict[int, set[int]] = {0: set(), 1: set()}
+    for load in world.all_loads:
+        lanes_of[load.worker].add(world.plan[load.chunk].lane)
+    assert sorted(map(tuple, lanes_of.values())) == [(0,), (1,)]
+
+
 class Histories(RuleBasedStateMachine):
     """Random histories of joins, leaves, slow and dying workers, hoarding and stopping readers."""
 
@@ -241,10 +342,25 @@ class Histories(RuleBasedStateMachine):
         workers=st.integers(1, 3),
         train=st.integers(1, 7),
         evals=st.integers(0, 3),
+        lanes=st.lists(
+            st.lists(st.tuples(st.integers(0, 7), st.integers(0, 3)), min_size=1, max_size=6),
+            max_size=3,
+        ),
     )
-    def start(self, budget: int, number: int, workers: int, train: int, evals: int) -> None:
-        self.plan = chunks(number, train=train, evals=evals)
-        self.world = World(budget * SIZE, self.plan, workers)
+    def start(
+        self,
+        budget: int,
+        number: int,
+        workers: int,
+        train: int,
+        evals: int,
+        lanes: list[list[tuple[int, int]]],
+    ) -> None:
+        if any(map(sum, itertools.chain(*lanes))):
+            found = [lane(number, *rows) for number, rows in enumerate(lanes)]
+            self.world = World(budget * SIZE, workers=workers, lanes=found)
+        else:
+            self.world = World(budget * SIZE, chunks(number, train=train, evals=evals), workers)
         self.joined: dict[int, ReaderJoined] = {}
         self.gone: set[int] = set()
         self.advanced: set[tuple[int, int]] = set()
@@ -316,7 +432,7 @@ class Histories(RuleBasedStateMachine):
             self.world.loads.pop(worker)
             first, *rest = load.splits
             sizes = {first: SIZE + extra} | dict.fromkeys(rest, SIZE)
-            self.world.send(ChunkLoaded(worker, sizes))
+            self.world.loaded(worker, load.chunk, sizes)
         self.world.send(WorkerIdle(worker))
 
     @precondition(lambda self: self.world.loads)
@@ -407,8 +523,13 @@ class Histories(RuleBasedStateMachine):
 
     def _check_exact(self, reader: int) -> None:
         event = self.joined[reader]
-        rows = [chunk.rows.get(event.split, 0) for chunk in self.plan]
-        expected = {chunk: rows for chunk, rows in enumerate(event.part.ranges(rows)) if rows.rows}
+        expected = {}
+        start = 0
+        for chunk in self.world.order:
+            rows = self.world.plan[chunk].rows.get(event.split, 0)
+            if (mine := event.part.range_at(start, rows)).rows:
+                expected[chunk] = mine
+            start += rows
         for epoch in range(event.epochs):
             if (reader, epoch) in self.advanced:
                 continue

@@ -26,7 +26,9 @@ class BigQuerySettings(msgspec.Struct, frozen=True):
             stream or request has failed.
         request_timeout_s: Seconds that one attempt of a short request may take.
         job_timeout_s: Seconds that a query may run.
-        price_per_tib: Money for 2^40 bytes billed, in whatever currency; None if not known.
+        query_price_per_tib: Money for 2^40 bytes that a query is billed for, in whatever
+            currency; None if not known.
+        read_price_per_tib: The same for bytes read by the Storage Read API.
         snapshot_max_age_s: Seconds for which later opens join a snapshot.
     """
 
@@ -45,5 +47,6 @@ class BigQuerySettings(msgspec.Struct, frozen=True):
     retry_deadline_s: float = 600.0
     request_timeout_s: float = 60.0
     job_timeout_s: float = 3_600.0
-    price_per_tib: float | None = None
+    query_price_per_tib: float | None = None
+    read_price_per_tib: float | None = None
     snapshot_max_age_s: float = 3_600.0

@@ -8,10 +8,12 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class OpenDatasetRequest(_message.Message):
-    __slots__ = ("spec",)
+    __slots__ = ("spec", "key")
     SPEC_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
     spec: _spec_pb2.DatasetSpec
-    def __init__(self, spec: _Optional[_Union[_spec_pb2.DatasetSpec, _Mapping]] = ...) -> None: ...
+    key: str
+    def __init__(self, spec: _Optional[_Union[_spec_pb2.DatasetSpec, _Mapping]] = ..., key: _Optional[str] = ...) -> None: ...
 
 class OpenDatasetEvent(_message.Message):
     __slots__ = ("progress", "opened")
@@ -32,7 +34,7 @@ class OpenProgress(_message.Message):
     def __init__(self, stage: _Optional[str] = ..., rows_done: _Optional[int] = ..., rows_total: _Optional[int] = ...) -> None: ...
 
 class DatasetInfo(_message.Message):
-    __slots__ = ("key", "train_rows", "eval_rows", "features", "labels", "passthrough", "weighted", "chunks")
+    __slots__ = ("key", "train_rows", "eval_rows", "features", "labels", "passthrough", "weighted", "chunks", "passthrough_paths", "principal", "query_bytes_billed", "read_bytes_estimated")
     KEY_FIELD_NUMBER: _ClassVar[int]
     TRAIN_ROWS_FIELD_NUMBER: _ClassVar[int]
     EVAL_ROWS_FIELD_NUMBER: _ClassVar[int]
@@ -41,6 +43,10 @@ class DatasetInfo(_message.Message):
     PASSTHROUGH_FIELD_NUMBER: _ClassVar[int]
     WEIGHTED_FIELD_NUMBER: _ClassVar[int]
     CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    PASSTHROUGH_PATHS_FIELD_NUMBER: _ClassVar[int]
+    PRINCIPAL_FIELD_NUMBER: _ClassVar[int]
+    QUERY_BYTES_BILLED_FIELD_NUMBER: _ClassVar[int]
+    READ_BYTES_ESTIMATED_FIELD_NUMBER: _ClassVar[int]
     key: str
     train_rows: int
     eval_rows: int
@@ -49,7 +55,11 @@ class DatasetInfo(_message.Message):
     passthrough: _containers.RepeatedScalarFieldContainer[str]
     weighted: bool
     chunks: int
-    def __init__(self, key: _Optional[str] = ..., train_rows: _Optional[int] = ..., eval_rows: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ..., labels: _Optional[_Iterable[str]] = ..., passthrough: _Optional[_Iterable[str]] = ..., weighted: _Optional[bool] = ..., chunks: _Optional[int] = ...) -> None: ...
+    passthrough_paths: _containers.RepeatedScalarFieldContainer[str]
+    principal: str
+    query_bytes_billed: int
+    read_bytes_estimated: int
+    def __init__(self, key: _Optional[str] = ..., train_rows: _Optional[int] = ..., eval_rows: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ..., labels: _Optional[_Iterable[str]] = ..., passthrough: _Optional[_Iterable[str]] = ..., weighted: _Optional[bool] = ..., chunks: _Optional[int] = ..., passthrough_paths: _Optional[_Iterable[str]] = ..., principal: _Optional[str] = ..., query_bytes_billed: _Optional[int] = ..., read_bytes_estimated: _Optional[int] = ...) -> None: ...
 
 class ReaderMessage(_message.Message):
     __slots__ = ("start", "credit", "advance", "finish")
@@ -220,7 +230,7 @@ class WorkerStatus(_message.Message):
     def __init__(self, pid: _Optional[int] = ..., state: _Optional[str] = ...) -> None: ...
 
 class DatasetStatus(_message.Message):
-    __slots__ = ("key", "source", "state", "error", "train_rows", "eval_rows", "chunks", "chunks_resident", "chunks_made", "resident_bytes", "source_rows_read", "source_bytes_read", "count_rows_read", "count_bytes_read", "counts")
+    __slots__ = ("key", "source", "state", "error", "train_rows", "eval_rows", "chunks", "chunks_resident", "chunks_made", "resident_bytes", "source_rows_read", "source_bytes_read", "count_rows_read", "count_bytes_read", "counts", "cost", "notes")
     KEY_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -236,6 +246,8 @@ class DatasetStatus(_message.Message):
     COUNT_ROWS_READ_FIELD_NUMBER: _ClassVar[int]
     COUNT_BYTES_READ_FIELD_NUMBER: _ClassVar[int]
     COUNTS_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
+    NOTES_FIELD_NUMBER: _ClassVar[int]
     key: str
     source: str
     state: str
@@ -251,7 +263,25 @@ class DatasetStatus(_message.Message):
     count_rows_read: int
     count_bytes_read: int
     counts: _containers.RepeatedCompositeFieldContainer[ColumnCounts]
-    def __init__(self, key: _Optional[str] = ..., source: _Optional[str] = ..., state: _Optional[str] = ..., error: _Optional[str] = ..., train_rows: _Optional[int] = ..., eval_rows: _Optional[int] = ..., chunks: _Optional[int] = ..., chunks_resident: _Optional[int] = ..., chunks_made: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., source_rows_read: _Optional[int] = ..., source_bytes_read: _Optional[int] = ..., count_rows_read: _Optional[int] = ..., count_bytes_read: _Optional[int] = ..., counts: _Optional[_Iterable[_Union[ColumnCounts, _Mapping]]] = ...) -> None: ...
+    cost: CostStatus
+    notes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, key: _Optional[str] = ..., source: _Optional[str] = ..., state: _Optional[str] = ..., error: _Optional[str] = ..., train_rows: _Optional[int] = ..., eval_rows: _Optional[int] = ..., chunks: _Optional[int] = ..., chunks_resident: _Optional[int] = ..., chunks_made: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., source_rows_read: _Optional[int] = ..., source_bytes_read: _Optional[int] = ..., count_rows_read: _Optional[int] = ..., count_bytes_read: _Optional[int] = ..., counts: _Optional[_Iterable[_Union[ColumnCounts, _Mapping]]] = ..., cost: _Optional[_Union[CostStatus, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class CostStatus(_message.Message):
+    __slots__ = ("query_bytes", "read_bytes", "pass_bytes", "passes_served", "query_price_per_tib", "read_price_per_tib")
+    QUERY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    READ_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PASS_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PASSES_SERVED_FIELD_NUMBER: _ClassVar[int]
+    QUERY_PRICE_PER_TIB_FIELD_NUMBER: _ClassVar[int]
+    READ_PRICE_PER_TIB_FIELD_NUMBER: _ClassVar[int]
+    query_bytes: int
+    read_bytes: int
+    pass_bytes: int
+    passes_served: float
+    query_price_per_tib: float
+    read_price_per_tib: float
+    def __init__(self, query_bytes: _Optional[int] = ..., read_bytes: _Optional[int] = ..., pass_bytes: _Optional[int] = ..., passes_served: _Optional[float] = ..., query_price_per_tib: _Optional[float] = ..., read_price_per_tib: _Optional[float] = ...) -> None: ...
 
 class ColumnCounts(_message.Message):
     __slots__ = ("column", "nulls", "rounded", "overflowed", "not_finite")

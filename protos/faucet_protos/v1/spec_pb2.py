@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x66\x61ucet_protos/v1/spec.proto\x12\tfaucet.v1\"\x1d\n\rParquetSource\x12\x0c\n\x04path\x18\x01 \x01(\t\"F\n\x0c\x44uckDBSource\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0f\n\x05table\x18\x02 \x01(\tH\x00\x12\x0f\n\x05query\x18\x03 \x01(\tH\x00\x42\x06\n\x04rows\"\x1c\n\x0b\x43olumnNames\x12\r\n\x05names\x18\x01 \x03(\t\"\xcd\x03\n\x0b\x44\x61tasetSpec\x12+\n\x07parquet\x18\x01 \x01(\x0b\x32\x18.faucet.v1.ParquetSourceH\x00\x12)\n\x06\x64uckdb\x18\x02 \x01(\x0b\x32\x17.faucet.v1.DuckDBSourceH\x00\x12\x19\n\x0f\x66\x65\x61tures_struct\x18\n \x01(\tH\x01\x12/\n\rfeatures_list\x18\x0b \x01(\x0b\x32\x16.faucet.v1.ColumnNamesH\x01\x12\x17\n\rlabels_struct\x18\x0c \x01(\tH\x02\x12-\n\x0blabels_list\x18\r \x01(\x0b\x32\x16.faucet.v1.ColumnNamesH\x02\x12\x13\n\x0bhash_column\x18\x14 \x01(\t\x12\x16\n\x0esample_percent\x18\x15 \x01(\x01\x12\x14\n\x0c\x65val_percent\x18\x16 \x01(\x01\x12\x15\n\rweight_column\x18\x17 \x01(\t\x12\x13\n\x0bpassthrough\x18\x18 \x03(\t\x12\x18\n\x10\x65xclude_features\x18\x19 \x03(\t\x12\x15\n\rpreprocessing\x18\x1a \x01(\t\x12\x12\n\nchunk_rows\x18\x1b \x01(\x04\x42\x08\n\x06sourceB\n\n\x08\x66\x65\x61turesB\x08\n\x06labelsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x66\x61ucet_protos/v1/spec.proto\x12\tfaucet.v1\"\x1d\n\rParquetSource\x12\x0c\n\x04path\x18\x01 \x01(\t\"F\n\x0c\x44uckDBSource\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0f\n\x05table\x18\x02 \x01(\tH\x00\x12\x0f\n\x05query\x18\x03 \x01(\tH\x00\x42\x06\n\x04rows\"t\n\x0e\x42igQuerySource\x12\x0f\n\x05table\x18\x01 \x01(\tH\x00\x12\x0f\n\x05query\x18\x02 \x01(\tH\x00\x12\x16\n\x0epartition_date\x18\x03 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x04 \x01(\t\x12\x10\n\x08snapshot\x18\x05 \x01(\tB\x06\n\x04rows\"\x1c\n\x0b\x43olumnNames\x12\r\n\x05names\x18\x01 \x03(\t\"\x8e\x04\n\x0b\x44\x61tasetSpec\x12+\n\x07parquet\x18\x01 \x01(\x0b\x32\x18.faucet.v1.ParquetSourceH\x00\x12)\n\x06\x64uckdb\x18\x02 \x01(\x0b\x32\x17.faucet.v1.DuckDBSourceH\x00\x12-\n\x08\x62igquery\x18\x03 \x01(\x0b\x32\x19.faucet.v1.BigQuerySourceH\x00\x12\x19\n\x0f\x66\x65\x61tures_struct\x18\n \x01(\tH\x01\x12/\n\rfeatures_list\x18\x0b \x01(\x0b\x32\x16.faucet.v1.ColumnNamesH\x01\x12\x17\n\rlabels_struct\x18\x0c \x01(\tH\x02\x12-\n\x0blabels_list\x18\r \x01(\x0b\x32\x16.faucet.v1.ColumnNamesH\x02\x12\x13\n\x0bhash_column\x18\x14 \x01(\t\x12\x16\n\x0esample_percent\x18\x15 \x01(\x01\x12\x14\n\x0c\x65val_percent\x18\x16 \x01(\x01\x12\x15\n\rweight_column\x18\x17 \x01(\t\x12\x13\n\x0bpassthrough\x18\x18 \x03(\t\x12\x18\n\x10\x65xclude_features\x18\x19 \x03(\t\x12\x15\n\rpreprocessing\x18\x1a \x01(\t\x12\x12\n\nchunk_rows\x18\x1b \x01(\x04\x12\x10\n\x08\x63hunking\x18\x1c \x01(\tB\x08\n\x06sourceB\n\n\x08\x66\x65\x61turesB\x08\n\x06labelsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,8 +35,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PARQUETSOURCE']._serialized_end=71
   _globals['_DUCKDBSOURCE']._serialized_start=73
   _globals['_DUCKDBSOURCE']._serialized_end=143
-  _globals['_COLUMNNAMES']._serialized_start=145
-  _globals['_COLUMNNAMES']._serialized_end=173
-  _globals['_DATASETSPEC']._serialized_start=176
-  _globals['_DATASETSPEC']._serialized_end=637
+  _globals['_BIGQUERYSOURCE']._serialized_start=145
+  _globals['_BIGQUERYSOURCE']._serialized_end=261
+  _globals['_COLUMNNAMES']._serialized_start=263
+  _globals['_COLUMNNAMES']._serialized_end=291
+  _globals['_DATASETSPEC']._serialized_start=294
+  _globals['_DATASETSPEC']._serialized_end=820
 # @@protoc_insertion_point(module_scope)

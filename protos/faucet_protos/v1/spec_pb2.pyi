@@ -22,6 +22,20 @@ class DuckDBSource(_message.Message):
     query: str
     def __init__(self, path: _Optional[str] = ..., table: _Optional[str] = ..., query: _Optional[str] = ...) -> None: ...
 
+class BigQuerySource(_message.Message):
+    __slots__ = ("table", "query", "partition_date", "filter", "snapshot")
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    QUERY_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_DATE_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    table: str
+    query: str
+    partition_date: str
+    filter: str
+    snapshot: str
+    def __init__(self, table: _Optional[str] = ..., query: _Optional[str] = ..., partition_date: _Optional[str] = ..., filter: _Optional[str] = ..., snapshot: _Optional[str] = ...) -> None: ...
+
 class ColumnNames(_message.Message):
     __slots__ = ("names",)
     NAMES_FIELD_NUMBER: _ClassVar[int]
@@ -29,9 +43,10 @@ class ColumnNames(_message.Message):
     def __init__(self, names: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DatasetSpec(_message.Message):
-    __slots__ = ("parquet", "duckdb", "features_struct", "features_list", "labels_struct", "labels_list", "hash_column", "sample_percent", "eval_percent", "weight_column", "passthrough", "exclude_features", "preprocessing", "chunk_rows")
+    __slots__ = ("parquet", "duckdb", "bigquery", "features_struct", "features_list", "labels_struct", "labels_list", "hash_column", "sample_percent", "eval_percent", "weight_column", "passthrough", "exclude_features", "preprocessing", "chunk_rows", "chunking")
     PARQUET_FIELD_NUMBER: _ClassVar[int]
     DUCKDB_FIELD_NUMBER: _ClassVar[int]
+    BIGQUERY_FIELD_NUMBER: _ClassVar[int]
     FEATURES_STRUCT_FIELD_NUMBER: _ClassVar[int]
     FEATURES_LIST_FIELD_NUMBER: _ClassVar[int]
     LABELS_STRUCT_FIELD_NUMBER: _ClassVar[int]
@@ -44,8 +59,10 @@ class DatasetSpec(_message.Message):
     EXCLUDE_FEATURES_FIELD_NUMBER: _ClassVar[int]
     PREPROCESSING_FIELD_NUMBER: _ClassVar[int]
     CHUNK_ROWS_FIELD_NUMBER: _ClassVar[int]
+    CHUNKING_FIELD_NUMBER: _ClassVar[int]
     parquet: ParquetSource
     duckdb: DuckDBSource
+    bigquery: BigQuerySource
     features_struct: str
     features_list: ColumnNames
     labels_struct: str
@@ -58,4 +75,5 @@ class DatasetSpec(_message.Message):
     exclude_features: _containers.RepeatedScalarFieldContainer[str]
     preprocessing: str
     chunk_rows: int
-    def __init__(self, parquet: _Optional[_Union[ParquetSource, _Mapping]] = ..., duckdb: _Optional[_Union[DuckDBSource, _Mapping]] = ..., features_struct: _Optional[str] = ..., features_list: _Optional[_Union[ColumnNames, _Mapping]] = ..., labels_struct: _Optional[str] = ..., labels_list: _Optional[_Union[ColumnNames, _Mapping]] = ..., hash_column: _Optional[str] = ..., sample_percent: _Optional[float] = ..., eval_percent: _Optional[float] = ..., weight_column: _Optional[str] = ..., passthrough: _Optional[_Iterable[str]] = ..., exclude_features: _Optional[_Iterable[str]] = ..., preprocessing: _Optional[str] = ..., chunk_rows: _Optional[int] = ...) -> None: ...
+    chunking: str
+    def __init__(self, parquet: _Optional[_Union[ParquetSource, _Mapping]] = ..., duckdb: _Optional[_Union[DuckDBSource, _Mapping]] = ..., bigquery: _Optional[_Union[BigQuerySource, _Mapping]] = ..., features_struct: _Optional[str] = ..., features_list: _Optional[_Union[ColumnNames, _Mapping]] = ..., labels_struct: _Optional[str] = ..., labels_list: _Optional[_Union[ColumnNames, _Mapping]] = ..., hash_column: _Optional[str] = ..., sample_percent: _Optional[float] = ..., eval_percent: _Optional[float] = ..., weight_column: _Optional[str] = ..., passthrough: _Optional[_Iterable[str]] = ..., exclude_features: _Optional[_Iterable[str]] = ..., preprocessing: _Optional[str] = ..., chunk_rows: _Optional[int] = ..., chunking: _Optional[str] = ...) -> None: ...

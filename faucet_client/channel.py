@@ -241,7 +241,10 @@ class Handoff:
                 f"the daemon at {self._address} did not answer in time; see its log. Batches that "
                 "were handed out stay valid"
             )
-        return DaemonLost(f"the daemon at {self._address} went away: {error}")
+        return DaemonLost(
+            f"the daemon at {self._address} went away ({error}); batches that were handed out stay "
+            "valid. Start it again with `faucetd serve`"
+        )
 
     def _own_pidfd(self) -> int | None:
         """A pidfd of this process, where the kernel does not give the daemon one by itself."""

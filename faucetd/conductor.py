@@ -21,9 +21,8 @@ from pathlib import Path
 from faucet_client._memory import is_sealed, page_rounded
 from faucet_client._version import __version__
 from faucet_client.layout import SegmentLayout
-from faucet_client.spec import SPLITS, DatasetSpec, Split
+from faucet_client.spec import SPLITS, BigQuerySource, DatasetSpec, Split
 from faucet_client.status import (
-    ColumnCounts,
     DatasetStatus,
     MemoryStatus,
     ReaderStatus,
@@ -31,6 +30,7 @@ from faucet_client.status import (
     WorkerStatus,
 )
 from faucetd.config import Settings
+from faucetd.dataset import OpenDataset, rows_of
 from faucetd.errors import (
     AccessDenied,
     BudgetError,
@@ -42,11 +42,12 @@ from faucetd.errors import (
     FaucetError,
     InternalError,
     ReaderConflict,
+    SourceChanged,
     SourceEmpty,
     SpecError,
     from_code,
 )
-from faucetd.fetch.pieces import PlannedChunk
+from faucetd.journal import PlanJournal
 from faucetd.schedule import events, instructions
 from faucetd.schedule.instructions import SegmentId
 from faucetd.schedule.scheduler import (
@@ -72,22 +73,6 @@ MAX_CHUNKS = 20_000
 """Of one dataset. More would cost the scheduler more than they can bring."""
 
 ReaderName = tuple[str, str, int, int, Split]
-
-
-@dataclass
-class _Dataset:
-    """An open dataset."""
-
-    spec: DatasetSpec
-    opened: messages.Opened
-    chunks_made: int = 0
-    rows_read: int = 0
-    bytes_read: int = 0
-    counts: dict[str, messages.Counts] = field(default_factory=dict)
-    failures: dict[int, str] = field(default_factory=dict)  # by chunk, until it is made
-
-    def rows(self, split: Split) -> int:
-        return sum(_rows(chunk, split) for chunk in self.opened.chunks)
 
 
 @dataclass
@@ -154,16 +139,19 @@ class _Reader:
 class Conductor:
     """Implements serve.backend.Backend and worker.pool.PoolListener."""
 
-    def __init__(self, settings: Settings, scratch_dir: Path) -> None:
+    def __init__(self, settings: Settings, scratch_dir: Path, journal: PlanJournal) -> None:
         self._settings = settings
-        self._scratch_dir = str(scratch_dir)
+        self._journal = journal
+        self._access = messages.Access(
+            tuple(str(root) for root in settings.allowed_roots), str(scratch_dir), settings.bigquery
+        )
         self._scheduler = Scheduler(settings.memory_budget, _most_segments())
         self._pool: WorkerPool | None = None
         self._forget_session: Callable[[Session], None] = lambda _session: None
         self._broken: Callable[[Exception], None] = lambda _error: None
         self._draining = False
         self._started_at = time.monotonic()
-        self._datasets: dict[str, _Dataset] = {}
+        self._datasets: dict[str, OpenDataset] = {}
         self._segments: dict[SegmentId, tuple[int, SegmentLayout]] = {}
         self._leases: dict[int, _Lease] = {}
         self._handles: dict[bytes, int] = {}
@@ -255,7 +243,6 @@ class Conductor:
 
     def _load(self, load: instructions.Load) -> None:
         dataset = self._datasets[load.dataset]
-        opened = dataset.opened
         self._schedulable.pop(load.worker)
         self._loading[load.worker] = load
         self._workers().give(
@@ -263,11 +250,12 @@ class Conductor:
             messages.LoadChunk(
                 dataset=load.dataset,
                 spec=messages.describe_spec(dataset.spec),
-                snapshot=opened.snapshot,
-                allowed_roots=self._allowed_roots(),
-                scratch_dir=self._scratch_dir,
+                snapshot=dataset.opened.snapshot,
+                ticket=dataset.ticket,
+                access=self._access,
                 number=load.chunk,
-                chunk=opened.chunks[load.chunk],
+                chunk=dataset.chunks[load.chunk],
+                chunk_rows=dataset.opened.chunk_rows,
                 splits=load.splits,
                 reserved_bytes=load.reserved_bytes,
             ),
@@ -338,20 +326,40 @@ class Conductor:
     def _loaded(self, worker: int, message: messages.Loaded, fds: list[int]) -> None:
         load = self._loading.pop(worker)
         dataset = self._datasets.get(load.dataset)
-        for (split, layout), fd in zip(message.segments.items(), fds, strict=True):
+        for layout, fd in zip(message.segments.values(), fds, strict=True):
             if not is_sealed(fd) or page_rounded(os.fstat(fd).st_size) != layout.nbytes:
                 raise InternalError(f"worker {worker} published a segment that is not sealed")
+        found = None
+        if dataset is not None and message.found is not None:
+            try:
+                found = dataset.find(load.chunk, message.found)
+                self._journal.append(load.dataset, load.chunk, message.found)
+            except (SourceChanged, OSError) as error:
+                for fd in fds:
+                    os.close(fd)
+                self._break(dataset, worker, error)
+                return
+        for (split, layout), fd in zip(message.segments.items(), fds, strict=True):
             self._segments[SegmentId(load.dataset, load.chunk, split)] = (fd, layout)
         if dataset is not None:
-            dataset.chunks_made += 1
-            dataset.failures.pop(load.chunk, None)
-            dataset.rows_read += message.rows_read
-            dataset.bytes_read += message.bytes_read
-            for column, counts in message.counts.items():
-                dataset.counts[column] = _add(dataset.counts.get(column), counts)
+            dataset.made(load.chunk, message)
         sizes = {split: layout.nbytes for split, layout in message.segments.items()}
-        self.happened(events.ChunkLoaded(worker, sizes))
+        self.happened(events.ChunkLoaded(worker, sizes, found))
         self._give_work(worker)
+
+    def _break(self, dataset: OpenDataset, worker: int, error: SourceChanged | OSError) -> None:
+        """The plan cannot go on after what the worker has read: its readers fail, aloud."""
+        if isinstance(error, OSError):
+            error = SourceChanged(f"the plan journal of {dataset.key} cannot be written: {error}")
+        _log.error("%s: %s", dataset.key, error)
+        self._give_up(dataset, error.message)
+        self.happened(events.ChunkFailed(worker, error.code, error.message))
+        self._give_work(worker)
+
+    def _give_up(self, dataset: OpenDataset, why: str) -> None:
+        """Nobody joins the dataset any more; who asks for the same gets a new one."""
+        dataset.broken = why
+        self._journal.forget(dataset.key)
 
     def _failed(self, worker: int, message: messages.Failed) -> None:
         if worker in self._opening:
@@ -361,8 +369,10 @@ class Conductor:
         else:
             load = self._loading.pop(worker)
             _log.error("chunk %d of %s: %s", load.chunk, load.dataset, message.message)
-            if load.dataset in self._datasets:
-                self._datasets[load.dataset].failures[load.chunk] = message.message
+            if (dataset := self._datasets.get(load.dataset)) is not None:
+                dataset.failures[load.chunk] = message.message
+                if dataset.ticket and message.code == SourceChanged.code:
+                    self._give_up(dataset, message.message)
             self.happened(events.ChunkFailed(worker, message.code, message.message))
         self._give_work(worker)
 
@@ -371,6 +381,7 @@ class Conductor:
         self._workers().done(worker)
         if self._openings_waiting:
             self._start_opening(worker, self._openings_waiting.pop(0))
+            self.happened(events.WorkerTaken(worker))
             return
         self._schedulable[worker] = None
         self.happened(events.WorkerIdle(worker))
@@ -394,9 +405,14 @@ class Conductor:
 
     # Datasets (Backend).
 
-    async def open_dataset(self, spec: DatasetSpec) -> AsyncIterator[OpenProgress | DatasetInfo]:
+    async def open_dataset(
+        self, spec: DatasetSpec, key: str
+    ) -> AsyncIterator[OpenProgress | DatasetInfo]:
         """Opens the dataset, or joins it: clients that ask for the same share one opening."""
         self._refuse_if_draining()
+        if self._known(spec, key):
+            yield self._datasets[key].info()
+            return
         task = self._openings_by_request.get(spec)
         if task is None:
             task = asyncio.create_task(self._open(spec))
@@ -413,7 +429,7 @@ class Conductor:
             changed.cancel()
             if not task.done() and opening.progress is not None:
                 yield opening.progress
-        yield self._info(task.result())
+        yield self._datasets[task.result()].info()
 
     def _opening_ended(self, spec: DatasetSpec, task: asyncio.Task[str]) -> None:
         self._openings_by_request.pop(spec, None)
@@ -423,38 +439,100 @@ class Conductor:
 
     async def _open(self, spec: DatasetSpec) -> str:
         """The key of the dataset, which is open when this returns."""
-        joined = await self._join_open(spec)
+        if isinstance(spec.source, BigQuerySource):
+            joined = self._join_warehouse(spec)
+        else:
+            joined = await self._join_files(spec)
         if joined is not None:
             return joined
         described = messages.describe_spec(spec)
         opened = await self._run(
             spec,
-            messages.Open(described, self._allowed_roots(), self._scratch_dir, os.getuid()),
+            messages.Open(
+                described,
+                self._access,
+                os.getuid(),
+                self._settings.workers,
+                self._settings.memory_budget,
+            ),
         )
         assert isinstance(opened, messages.Opened)
-        self._check(spec, opened)
-        if opened.key not in self._datasets:
-            self._datasets[opened.key] = _Dataset(spec, opened)
-            self.happened(events.DatasetAdded(opened.key, _chunk_infos(opened)))
-            _log.info("opened %s as %s: %d chunks", spec.source, opened.key, len(opened.chunks))
-        return opened.key
+        dataset = OpenDataset(spec, opened, time.time())
+        self._check(dataset)
+        if dataset.key not in self._datasets:
+            if dataset.ticket:
+                self._journal.begin(described, opened, dataset.opened_at)
+            self._add(dataset)
+        return dataset.key
 
-    async def _join_open(self, spec: DatasetSpec) -> str | None:
-        """The key of an open dataset of the same spec whose source has not changed since."""
+    def _add(self, dataset: OpenDataset) -> None:
+        self._datasets[dataset.key] = dataset
+        self.happened(dataset.added())
+        chunks = f"{len(dataset.chunks)} chunks" if dataset.complete else "chunks to be found"
+        _log.info("opened %s as %s: %s", dataset.spec.source, dataset.key, chunks)
+
+    async def _join_files(self, spec: DatasetSpec) -> str | None:
+        """The key of an open dataset of the same spec whose files have not changed since."""
         for key, dataset in list(self._datasets.items()):
             if dataset.spec == spec:
                 now = await self._run(
-                    spec,
-                    messages.CheckSnapshot(
-                        messages.describe_spec(spec),
-                        self._allowed_roots(),
-                        self._scratch_dir,
-                    ),
+                    spec, messages.CheckSnapshot(messages.describe_spec(spec), self._access)
                 )
                 assert isinstance(now, messages.SnapshotIs)
                 if now.snapshot == dataset.opened.snapshot and key in self._datasets:
                     return key
         return None
+
+    def _join_warehouse(self, spec: DatasetSpec) -> str | None:
+        """The key of an open dataset of the same spec that may be shared, or of a journalled one.
+
+        The table may have been written to since: those who ask for the same get the same rows.
+        """
+        assert isinstance(spec.source, BigQuerySource)
+        if spec.source.snapshot == "new":
+            return None
+        self._restore(spec)
+        for key, dataset in self._datasets.items():
+            if dataset.spec == spec and self._joinable(dataset):
+                return key
+        return None
+
+    def _known(self, spec: DatasetSpec, key: str) -> bool:
+        """Whether a client that had this dataset before can have it again: of a warehouse."""
+        if key not in self._datasets and isinstance(spec.source, BigQuerySource):
+            self._restore(spec)
+        dataset = self._datasets.get(key)
+        return (
+            dataset is not None
+            and dataset.spec == spec
+            and bool(dataset.ticket)
+            and not dataset.broken
+        )
+
+    def _joinable(self, dataset: OpenDataset) -> bool:
+        resident = self._scheduler.resident(dataset.key)
+        whole = sum(rows_of(chunk, split) > 0 for chunk in dataset.chunks for split in SPLITS)
+        return dataset.joinable(
+            in_use=bool(resident) or self._scheduler.in_use(dataset.key),
+            all_resident=dataset.complete and len(resident) == whole,
+            max_age_s=self._settings.bigquery.snapshot_max_age_s,
+        )
+
+    def _restore(self, spec: DatasetSpec) -> None:
+        """Opens what an earlier daemon has written down of this spec, and does not forget it."""
+        for plan in self._journal.plans():
+            if plan.opened.key in self._datasets or messages.read_spec(plan.spec) != spec:
+                continue
+            dataset = OpenDataset(spec, plan.opened, plan.opened_at)
+            try:
+                self._check(dataset)
+            except FaucetError as error:  # the budget is another one now
+                _log.info("the plan of %s is not taken up: %s", dataset.key, error)
+                continue
+            self._add(dataset)
+            for number, found in plan.found:
+                self.happened(events.ChunkFound(dataset.key, number, dataset.find(number, found)))
+            _log.info("took up %s from its journal", dataset.key)
 
     async def _run(
         self, spec: DatasetSpec, task: messages.Open | messages.CheckSnapshot
@@ -469,9 +547,9 @@ class Conductor:
             opening.changed.set()
             self._openings_progress.pop(spec, None)
 
-    def _check(self, spec: DatasetSpec, opened: messages.Opened) -> None:
-        rows = sum(chunk.train_rows + chunk.eval_rows for chunk in opened.chunks)
-        if rows == 0:
+    def _check(self, dataset: OpenDataset) -> None:
+        spec, opened = dataset.spec, dataset.opened
+        if not any(dataset.rows(split) for split in SPLITS):
             raise SourceEmpty(f"{spec.source} has no rows that the sample and the splits keep")
         if len(opened.chunks) > MAX_CHUNKS:
             raise SpecError(
@@ -489,19 +567,6 @@ class Conductor:
                 "memory_budget, or open the dataset with a smaller chunk_rows than "
                 f"{opened.chunk_rows:,}"
             )
-
-    def _info(self, key: str) -> DatasetInfo:
-        dataset = self._datasets[key]
-        opened = dataset.opened
-        return DatasetInfo(
-            key=key,
-            rows={split: dataset.rows(split) for split in SPLITS},
-            features=opened.features,
-            labels=opened.labels,
-            passthrough=opened.passthrough,
-            weighted=opened.weighted,
-            chunks=len(opened.chunks),
-        )
 
     def drop(self, key: str) -> tuple[str, int]:
         """Forgets the dataset whose key begins with `key`."""
@@ -526,7 +591,8 @@ class Conductor:
             )
         freed = sum(self._scheduler.resident(whole).values())
         self.happened(events.DatasetRemoved(whole))
-        del self._datasets[whole]
+        if self._datasets.pop(whole).ticket:
+            self._journal.forget(whole)
         return whole, freed
 
     # Readers (Backend).
@@ -583,6 +649,8 @@ class Conductor:
         """No more grants; what was granted stays."""
         if reader.left:
             return
+        if (dataset := self._datasets.get(reader.request.dataset_key)) is not None:
+            dataset.passes += self._passes(reader)
         self._forget_name(reader)
         reader.outbox.put_nowait(None)
         if self._scheduler.knows(reader.number):
@@ -685,30 +753,19 @@ class Conductor:
 
     def _dataset_status(self, key: str) -> DatasetStatus:
         dataset = self._datasets[key]
-        opened = dataset.opened
-        resident = self._scheduler.resident(key)
-        return DatasetStatus(
-            key=key,
-            source=str(dataset.spec.source),
-            state="failed" if dataset.failures else "ready",
-            error=next(iter(dataset.failures.values()), ""),
-            train_rows=dataset.rows("train"),
-            eval_rows=dataset.rows("eval"),
-            chunks=len(opened.chunks),
-            chunks_resident=len({segment.chunk for segment in resident}),
-            chunks_made=dataset.chunks_made,
-            resident_bytes=sum(resident.values()),
-            source_rows_read=dataset.rows_read,
-            source_bytes_read=dataset.bytes_read,
-            count_rows_read=opened.count_rows_read,
-            count_bytes_read=opened.count_bytes_read,
-            counts=tuple(
-                ColumnCounts(
-                    column, counts.nulls, counts.rounded, counts.overflowed, counts.not_finite
-                )
-                for column, counts in sorted(dataset.counts.items())
-            ),
+        now = sum(
+            self._passes(reader)
+            for reader in self._readers.values()
+            if reader.request.dataset_key == key and not reader.left
         )
+        return dataset.status(self._scheduler.resident(key), now, self._settings.bigquery)
+
+    def _passes(self, reader: _Reader) -> float:
+        """Passes over its split that a reader was given."""
+        if not self._scheduler.knows(reader.number):
+            return 0.0
+        rows = self._datasets[reader.request.dataset_key].rows(reader.request.split)
+        return self._scheduler.reader(reader.number).rows_granted / rows
 
     def _reader_status(self, reader: _Reader) -> ReaderStatus:
         view = self._scheduler.reader(reader.number)
@@ -734,6 +791,7 @@ class Conductor:
         for fd, _ in self._segments.values():
             os.close(fd)
         self._segments.clear()
+        self._journal.close()
 
     def has_readers(self) -> bool:
         """Whether a live reader is under way."""
@@ -742,9 +800,6 @@ class Conductor:
     def _workers(self) -> WorkerPool:
         assert self._pool is not None, "wire() comes before everything else"
         return self._pool
-
-    def _allowed_roots(self) -> tuple[str, ...]:
-        return tuple(str(root) for root in self._settings.allowed_roots)
 
 
 def _most_segments() -> int:
@@ -755,33 +810,3 @@ def _most_segments() -> int:
 
 def _reader_name(request: ReaderRequest) -> ReaderName:
     return (request.dataset_key, request.job, request.rank, request.worker, request.split)
-
-
-def _rows(chunk: PlannedChunk, split: Split) -> int:
-    return chunk.train_rows if split == "train" else chunk.eval_rows
-
-
-def _chunk_infos(opened: messages.Opened) -> tuple[events.ChunkInfo, ...]:
-    return tuple(
-        events.ChunkInfo(
-            lane=chunk.lane,
-            rows={split: _rows(chunk, split) for split in SPLITS if _rows(chunk, split)},
-            nbytes={
-                split: opened.segment_bytes[split][number]
-                for split in SPLITS
-                if _rows(chunk, split)
-            },
-        )
-        for number, chunk in enumerate(opened.chunks)
-    )
-
-
-def _add(total: messages.Counts | None, more: messages.Counts) -> messages.Counts:
-    if total is None:
-        return more
-    return messages.Counts(
-        nulls=total.nulls + more.nulls,
-        rounded=total.rounded + more.rounded,
-        overflowed=total.overflowed + more.overflowed,
-        not_finite=total.not_finite + more.not_finite,
-    )

@@ -28,6 +28,7 @@ from faucet_client.address import Address
 from faucetd.conductor import Conductor
 from faucetd.config import Settings
 from faucetd.errors import ConfigError, LockHeld
+from faucetd.journal import PlanJournal
 from faucetd.serve.handoff import HandoffServer
 from faucetd.serve.service import NOT_SERVING, SERVING, FaucetService, make_server, service_names
 from faucetd.serve.sessions import SessionTable
@@ -63,7 +64,10 @@ async def _serve(settings: Settings, scratch_dir: Path) -> None:
     loop.set_exception_handler(lambda _loop, context: _on_broken(broken, context))
 
     sessions = SessionTable()
-    conductor = Conductor(settings, scratch_dir)
+    plans = PlanJournal(
+        settings.scratch_dir / f"plans-{_address_name(settings)}", settings.bigquery
+    )
+    conductor = Conductor(settings, scratch_dir, plans)
     handoff = HandoffServer(
         _listen(settings.listen.handoff_path, settings),
         sessions,
@@ -182,7 +186,7 @@ def _scratch(settings: Settings) -> Iterator[Path]:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if folder.stat().st_uid != os.getuid():
             raise ConfigError(f"scratch_dir {folder} belongs to another user; choose another one")
-        mine = folder / _scratch_name(settings)
+        mine = folder / f"daemon-{_address_name(settings)}"
         shutil.rmtree(mine, ignore_errors=True)
         mine.mkdir(mode=0o700)
     except OSError as error:
@@ -193,9 +197,9 @@ def _scratch(settings: Settings) -> Iterator[Path]:
         shutil.rmtree(mine, ignore_errors=True)
 
 
-def _scratch_name(settings: Settings) -> str:
-    """One folder an address: the address's lock makes it this daemon's own."""
-    return "daemon-" + hashlib.sha256(os.fsencode(settings.listen.path)).hexdigest()[:16]
+def _address_name(settings: Settings) -> str:
+    """Names folders of this address, which its lock makes this daemon's own."""
+    return hashlib.sha256(os.fsencode(settings.listen.path)).hexdigest()[:16]
 
 
 def _serves_others(settings: Settings) -> bool:

@@ -93,6 +93,11 @@ class DuckDBTable:
             self.close()
             raise
 
+    @property
+    def interleaves(self) -> bool:
+        """No: one query at a time is all that a connection needs."""
+        return False
+
     def columns(self) -> Sequence[Column]:
         """All leaf columns, in the table's order."""
         return [leaf.column for leaf in self._schema.leaves]

@@ -1,4 +1,4 @@
-"""From the description of a source to the open source, past the daemon's own rules.
+"""From the description of files to the open source, past the daemon's own rules.
 
 A path is judged by where it really leads: symbolic links are resolved before it is compared with
 `allowed_roots`, and before anything is said about what is there.
@@ -10,7 +10,6 @@ import os
 from collections.abc import Sequence
 
 from faucet_client.spec import DuckDBSource, ParquetSource
-from faucet_client.spec import Source as SourceDescription
 from faucetd.errors import SourceChanged, SourceForbidden, SourceReadError
 from faucetd.fetch.connection import MEMORY_LIMIT
 from faucetd.fetch.duckdb import DuckDBTable, database_states
@@ -18,9 +17,11 @@ from faucetd.fetch.files import FileState, forbidden, snapshot_of
 from faucetd.fetch.parquet import ParquetTable, parquet_files
 from faucetd.fetch.source import Source
 
+FileDescription = ParquetSource | DuckDBSource
 
-def open_source(
-    description: SourceDescription,
+
+def open_files(
+    description: FileDescription,
     *,
     scratch_dir: str,
     allowed_roots: Sequence[str],
@@ -65,8 +66,8 @@ def open_source(
     return source
 
 
-def current_snapshot(description: SourceDescription, *, allowed_roots: Sequence[str]) -> str:
-    """The snapshot that `open_source` would open now. Cheap: looks at files, and opens none.
+def current_snapshot(description: FileDescription, *, allowed_roots: Sequence[str]) -> str:
+    """The snapshot that `open_files` would open now. Cheap: looks at files, and opens none.
 
     Raises:
         SourceNotFound: there is no such file, or no Parquet file in the folder.
@@ -78,7 +79,7 @@ def current_snapshot(description: SourceDescription, *, allowed_roots: Sequence[
     return snapshot_of(FileState.of(file) for file in files)
 
 
-def _files(description: SourceDescription, allowed_roots: Sequence[str]) -> list[str]:
+def _files(description: FileDescription, allowed_roots: Sequence[str]) -> list[str]:
     """The real paths of the files that `description` names, each readable and allowed."""
     roots = [os.path.realpath(root) for root in allowed_roots]
     # Before the first look at the filesystem: what is outside is none of the client's business.
@@ -104,7 +105,7 @@ def _files(description: SourceDescription, allowed_roots: Sequence[str]) -> list
     return files
 
 
-def _fixed_part(description: SourceDescription) -> str:
+def _fixed_part(description: FileDescription) -> str:
     """The path, or the folder that a pattern begins its search in."""
     if not isinstance(description, ParquetSource) or os.path.lexists(description.path):
         return description.path

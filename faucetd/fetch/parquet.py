@@ -70,6 +70,11 @@ class ParquetTable:
         self._opened = None  # it has a larger buffer for each column than a wide table may have
         self.snapshot = snapshot_of(self._files)
 
+    @property
+    def interleaves(self) -> bool:
+        """No: a row group is decoded once if it is read from its start to its end."""
+        return False
+
     def columns(self) -> Sequence[Column]:
         """All leaf columns, in the order of the first file."""
         return [leaf.column for leaf in self._schema.leaves]

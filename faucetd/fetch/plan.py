@@ -130,7 +130,9 @@ def count(
             if on_progress is not None:
                 on_progress(rows_counted)
         else:
-            for batch, codes in read_split(source, chunk.pieces, [splitter.hash_column], splitter):
+            for _, batch, codes, _ in read_split(
+                source, chunk.pieces, [splitter.hash_column], splitter
+            ):
                 of_split += [np.count_nonzero(codes == code) for code in (TRAIN, EVAL)]
                 rows_read += batch.num_rows
                 bytes_read += batch.nbytes
@@ -141,6 +143,43 @@ def count(
             train_rows, eval_rows = (int(rows) for rows in of_split)
             chunks.append(PlannedChunk(chunk.pieces, chunk.lane, train_rows, eval_rows))
     return Counted(tuple(chunks), rows_read, bytes_read)
+
+
+def open_lanes(streams: Sequence[Stream], lanes: int, chunk_rows: int) -> list[tuple[Piece, ...]]:
+    """The pieces of the first chunk of each lane, of streams whose length only reading can tell.
+
+    Args:
+        streams: Those of a warehouse's read session.
+        lanes: How many chunks can be read at a time; each lane has streams of its own.
+        chunk_rows: Rows a chunk at most, shared evenly by the streams of its lane.
+    """
+    hands = [streams[lane::lanes] for lane in range(min(lanes, len(streams)))]
+    return [_share([(stream.id, stream.start) for stream in hand], chunk_rows) for hand in hands]
+
+
+def following(
+    asked: Sequence[Piece], positions: Sequence[int], chunk_rows: int
+) -> tuple[Piece, ...]:
+    """The pieces of the chunk after one that has been read; none if the lane has ended.
+
+    Args:
+        asked: The pieces of the chunk before, as it was open.
+        positions: Where reading each of them ended. Short of its stop, the stream has ended.
+        chunk_rows: As for `open_lanes`.
+    """
+    alive = [
+        (piece.stream, stop)
+        for piece, stop in zip(asked, positions, strict=True)
+        if stop == piece.stop
+    ]
+    return _share(alive, chunk_rows)
+
+
+def _share(streams: Sequence[tuple[str, int]], chunk_rows: int) -> tuple[Piece, ...]:
+    if not streams:
+        return ()
+    quota = max(chunk_rows // len(streams), 1)
+    return tuple(Piece(stream, start, start + quota) for stream, start in streams)
 
 
 def _parts(stream: Stream, parts: int) -> list[Piece]:

@@ -53,6 +53,11 @@ class Source(Protocol):
         """Identifies the rows: sources with equal description and snapshot have equal rows."""
         ...
 
+    @property
+    def interleaves(self) -> bool:
+        """Whether pieces are best read in turns, each from a connection of its own."""
+        ...
+
     def columns(self) -> Sequence[Column]:
         """All leaf columns, in the table's order."""
         ...

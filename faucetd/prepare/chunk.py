@@ -8,15 +8,20 @@ Invariants:
   a second; scattering batches into their final places would be 2 to 3 times slower.
 - What a chunk is, bytes included, follows from its id and its rows in their order, whatever the
   batches they came in.
-- A chunk has exactly the rows that its plan promised, or it is not made: `SourceChanged`.
+- A chunk has exactly the rows that its plan promised, or it is not made: `SourceChanged`. Where
+  the plan cannot know them, its rows are those that came.
+- Rows may come from several pieces at a time. Each piece has a **slot** of the staging memory, so
+  that the order of a chunk's rows is that of its pieces, whichever came first; what a piece leaves
+  of its slot is a gap that belongs to no split.
 - Not safe for threads. The worker runs torch on one thread (`torch.set_num_threads(1)`), since two
   threads beside other busy processes are slower than one; chunks are what runs in parallel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -51,53 +56,86 @@ class Appendix:
     valid: Mapping[ColumnKey, NDArray[np.uint8]]
 
 
+@dataclass
+class _Slot:
+    """The staging rows of a piece, and the next that is free."""
+
+    start: int
+    stop: int
+
+    def __post_init__(self) -> None:
+        self.next = self.start
+
+
 class ChunkPreparer:
     """Prepares chunks of one dataset, one after another.
 
-    For each: `start`, `add` for each batch, `fill` for each split; then `counts`.
+    For each: `start`, `add` for each batch, `finish`, `fill` for each split; then `counts`.
 
     Args:
         columns: What the dataset is made of.
-        features: What makes the matrix; the features as they are, by default.
+        features: What makes the matrix; the features as they are, by default. A dataset without
+            features has no matrix.
     """
 
     def __init__(self, columns: PreparedColumns, features: FeatureTransform | None = None) -> None:
         self._columns = columns
-        self._features: FeatureTransform = features or RawFeatures(columns.features)
+        self._features: FeatureTransform | None = features
+        if features is None and columns.features:
+            self._features = RawFeatures(columns.features)
         self._kept = list(columns.kept_columns)
         self._capacity_rows = -1  # nothing is allocated yet, not even for no rows
         self._codes = np.empty(0, np.int8)
-        self._matrix = np.empty((0, len(self._features.names)), np.float32)
+        self._matrix = self._empty_matrix(0)
         self._staged: dict[ColumnKey, NDArray[Any]] = {}
         self._valid: dict[ColumnKey, NDArray[np.uint8]] = {}
-        self._texts: dict[ColumnKey, list[pa.LargeStringArray]] = {}
+        self._texts: dict[ColumnKey, list[list[pa.LargeStringArray]]] = {}  # by slot
         self._with_nulls: set[ColumnKey] = set()
         self._tally = Tally()
         self._chunk: ChunkId | None = None
-        self._expected = (0, 0)
+        self._expected: tuple[int, ...] | None = (0, 0)
         self._rows = 0
+        self._slots: list[_Slot] = []
+        self._found: dict[Split, int] = {}
 
-    def start(self, chunk: ChunkId, expected: Mapping[Split, int]) -> None:
+    def start(
+        self,
+        chunk: ChunkId,
+        expected: Mapping[Split, int] | None,
+        slots: Sequence[int] | None = None,
+    ) -> None:
         """Begins a chunk, and forgets the one before, finished or not.
 
         Args:
             chunk: Decides the order of its rows.
-            expected: The exact rows of each split; a split that is left out has none.
+            expected: The exact rows of each split, of which a split that is left out has none; or
+                None, if only reading can tell.
+            slots: The rows that each piece has at most; by default all rows come in order, as of
+                one piece.
         """
         self._chunk = chunk
-        self._expected = (expected.get("train", 0), expected.get("eval", 0))
+        self._expected = None
+        if expected is not None:
+            self._expected = tuple(expected.get(split, 0) for split in SPLITS)
+        if slots is None:
+            if self._expected is None:
+                raise ValueError("a chunk of unknown rows needs to know how many at most")
+            slots = [sum(self._expected)]
         self._rows = 0
+        bounds = list(accumulate(slots, initial=0))
+        self._slots = [_Slot(start, stop) for start, stop in pairwise(bounds)]
         self._with_nulls.clear()
-        self._texts = {key: [] for key in self._columns.text_columns()}
+        self._texts = {key: [[] for _ in slots] for key in self._columns.text_columns()}
         self._tally = Tally()
-        self._make_room(sum(self._expected))
+        self._make_room(bounds[-1])
 
-    def add(self, batch: pa.RecordBatch, codes: NDArray[np.int8]) -> None:
-        """Stages the next rows of the chunk, in source order.
+    def add(self, batch: pa.RecordBatch, codes: NDArray[np.int8], piece: int = 0) -> None:
+        """Stages the next rows of a piece.
 
         Args:
             batch: At least the columns `PreparedColumns.source_columns`.
             codes: int8 [rows]: each row's split, 0 train, 1 eval, or DROP.
+            piece: Which slot they belong to.
 
         Raises:
             SourceChanged: there are more rows than were expected.
@@ -109,41 +147,57 @@ class ChunkPreparer:
         wanted = codes != DROP
         if not wanted.all():
             batch, codes = batch.filter(pa.array(wanted)), codes[wanted]
-        start, stop = self._rows, self._rows + batch.num_rows
-        if stop > sum(self._expected):
-            raise self._changed(f"at least {stop}")
+        slot = self._slots[piece]
+        start, stop = slot.next, slot.next + batch.num_rows
+        if stop > slot.stop:
+            if self._expected is None:
+                raise ValueError(f"piece {piece} has more rows than its slot")
+            raise self._changed(f"at least {self._rows + batch.num_rows}")
         self._codes[start:stop] = codes
-        self._features.apply(batch, self._matrix[start:stop], self._tally)
+        if self._features is not None:
+            self._features.apply(batch, self._matrix[start:stop], self._tally)
         self._add_numbers(batch, start, stop)
-        self._add_passthrough(batch, start, stop)
+        self._add_passthrough(batch, start, stop, piece)
         for path in self._kept:
             self._tally.add(path, ColumnCounts(nulls=batch.column(path).null_count))
-        self._rows = stop
+        slot.next = stop
+        self._rows += batch.num_rows
+
+    def finish(self) -> dict[Split, int]:
+        """The rows of each split, after all batches were added.
+
+        Raises:
+            SourceChanged: others than were expected.
+        """
+        for slot in self._slots:
+            self._codes[slot.next : slot.stop] = DROP
+        codes = self._codes[: self._extent]
+        found = tuple(int(np.count_nonzero(codes == code)) for code in range(len(SPLITS)))
+        if self._expected is not None and found != self._expected:
+            raise self._changed(" and ".join(map(str, found)))
+        self._found = dict(zip(SPLITS, found, strict=True))
+        return self._found
 
     def fill(self, split: Split, arrays: Mapping[ColumnKey, NDArray[Any]]) -> Appendix:
-        """Writes the split's rows, permuted, after all batches were added.
+        """Writes the split's rows, permuted, after `finish`.
 
         Args:
             split: One that has rows in this chunk.
             arrays: Where to write each of `PreparedColumns.fixed_columns`, of its dtype: the matrix
                 [rows, width], all else [rows].
-
-        Raises:
-            SourceChanged: there were fewer rows than expected, or other ones in each split.
         """
         if self._chunk is None:
             raise ValueError("no chunk was started")
-        codes = self._codes[: self._rows]
-        found = tuple(int(np.count_nonzero(codes == code)) for code in range(len(SPLITS)))
-        if found != self._expected:
-            raise self._changed(" and ".join(map(str, found)))
+        codes = self._codes[: self._extent]
         code = SPLITS.index(split)
-        index = permutation(self._chunk, split, found[code])
-        if found[code] < self._rows:
+        index = permutation(self._chunk, split, self._found[split])
+        if self._found[split] < self._extent:
             index = torch.from_numpy(np.flatnonzero(codes == code))[index]
-        staged = {(Role.FEATURES, "features"): self._matrix, **self._staged}
+        staged = dict(self._staged)
+        if self._features is not None:
+            staged[Role.FEATURES, "features"] = self._matrix
         for key, values in staged.items():
-            _gather(values[: self._rows], index, arrays[key])
+            _gather(values[: self._extent], index, arrays[key])
         return Appendix(texts=self._gathered_texts(index), valid=self._gathered_valid(index))
 
     def counts(self) -> dict[str, ColumnCounts]:
@@ -160,14 +214,19 @@ class ChunkPreparer:
                 self._tally.add(column.source, counts)
             self._note_nulls(key, array, start, stop)
 
-    def _add_passthrough(self, batch: pa.RecordBatch, start: int, stop: int) -> None:
+    def _add_passthrough(self, batch: pa.RecordBatch, start: int, stop: int, piece: int) -> None:
+        targets = [target for _, target in self._columns.targets()]
+        counted = {column.source for column in (*self._columns.features, *targets)}
         for column in self._columns.passthrough:
             key = (Role.PASSTHROUGH, column.name)
             array = batch.column(column.source)
             if key in self._texts:
-                self._texts[key].append(own_text(array))
+                self._texts[key][piece].append(own_text(array))
             else:
-                fill_passthrough(array, column.source, self._staged[key][start:stop])
+                counts = fill_passthrough(array, column.source, self._staged[key][start:stop])
+                if column.source not in counted:  # as a float32, which holds even less
+                    self._tally.add(column.source, counts)
+                    counted.add(column.source)
             self._note_nulls(key, array, start, stop)
 
     def _note_nulls(self, key: ColumnKey, array: pa.Array[Any], start: int, stop: int) -> None:
@@ -182,22 +241,30 @@ class ChunkPreparer:
 
     def _gathered_texts(self, index: torch.Tensor) -> dict[ColumnKey, pa.LargeStringArray]:
         found = {}
-        for key, parts in self._texts.items():
-            whole = pa.concat_arrays(parts)
-            self._texts[key] = [whole]  # the other split need not join them again
-            found[key] = whole.take(pa.array(index.numpy()))
+        rows = index.numpy()
+        if self._rows < self._extent:  # texts have no gaps, so a row's place is another there
+            rows = (np.cumsum(self._codes[: self._extent] != DROP) - 1)[rows]
+        for key, slots in self._texts.items():
+            whole = pa.concat_arrays([part for parts in slots for part in parts])
+            self._texts[key] = [[whole]]  # the other split need not join them again
+            found[key] = whole.take(pa.array(rows))
         return found
 
     def _gathered_valid(self, index: torch.Tensor) -> dict[ColumnKey, NDArray[np.uint8]]:
         gathered = {key: self._valid[key][index.numpy()] for key in self._with_nulls}
         return {key: valid for key, valid in gathered.items() if not valid.all()}
 
+    @property
+    def _extent(self) -> int:
+        """Rows of the staging memory that the chunk takes, gaps included."""
+        return self._slots[-1].stop if self._slots else 0
+
     def _make_room(self, rows: int) -> None:
         if rows <= self._capacity_rows:
             return
         self._capacity_rows = rows
         self._codes = np.empty(rows, np.int8)
-        self._matrix = np.empty((rows, len(self._features.names)), np.float32)
+        self._matrix = self._empty_matrix(rows)
         self._valid = {}
         self._staged = {
             (column.role, column.name): np.empty(rows, column.dtype)
@@ -205,7 +272,12 @@ class ChunkPreparer:
             if column.role is not Role.FEATURES
         }
 
+    def _empty_matrix(self, rows: int) -> NDArray[np.float32]:
+        width = 0 if self._features is None else len(self._features.names)
+        return np.empty((rows, width), np.float32)
+
     def _changed(self, found: str) -> SourceChanged:
+        assert self._expected is not None, "what was not expected cannot be missed"
         train, evaluation = self._expected
         number = None if self._chunk is None else self._chunk.number
         return SourceChanged(

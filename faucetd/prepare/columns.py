@@ -7,9 +7,10 @@ anything is read. It knows columns flat, as leaves with dotted paths.
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,9 @@ from faucet_client.layout import TEXT, Role
 from faucet_client.spec import DatasetSpec
 from faucetd.errors import ColumnError
 from faucetd.prepare.values import is_number, is_text, storage_dtype
+
+EVERY_COLUMN = "*"
+"""In `passthrough`: all leaves of the source, each called by its path."""
 
 _NAMES_SHOWN = 30
 _TEXT_ROW_NBYTES = 8  # its offset; the characters are not known before they are read
@@ -42,7 +46,8 @@ class SourceColumn:
 
     Attributes:
         source: The dotted path of a leaf.
-        name: What users call it: the leaf without its STRUCT, or the name they gave.
+        name: What users call it: the leaf without its STRUCT, or the name they gave; for a
+            passthrough column whose name another one would have too, the whole path.
         type: Its Arrow type.
     """
 
@@ -81,8 +86,10 @@ class PreparedColumns:
         return (*labels, *weight)
 
     def fixed_columns(self) -> tuple[OutputColumn, ...]:
-        """The columns of fixed width of a chunk, the matrix of features first."""
-        columns = [OutputColumn(Role.FEATURES, "features", "float32", len(self.features))]
+        """The columns of fixed width of a chunk, the matrix of features first, if there is one."""
+        columns = []
+        if self.features:
+            columns = [OutputColumn(Role.FEATURES, "features", "float32", len(self.features))]
         columns += [OutputColumn(*key, "float32") for key, _ in self.targets()]
         for column in self.passthrough:
             if (dtype := _stored(column)) != TEXT:
@@ -115,10 +122,16 @@ def resolve(spec: DatasetSpec, columns: Sequence[tuple[str, pa.DataType]]) -> Pr
         ColumnError: a column is missing, of a type that cannot serve, or named twice.
     """
     table = _Table(columns)
-    features = _without(spec.exclude_features, table.find("features", spec.features))
+    features = table.find("features", spec.features)
     labels = table.find("labels", spec.labels)
     weights = table.find("weight_column", _listed(spec.weight_column))
-    passthrough = table.find("passthrough", spec.passthrough)
+    passthrough = table.find_apart("passthrough", spec.passthrough)
+    if features:
+        features = _without(spec.exclude_features, features, "feature")
+    else:
+        passthrough = _without(spec.exclude_features, passthrough, "passthrough column")
+    if not (features or labels or passthrough):
+        raise ColumnError("name at least one column in features, labels or passthrough")
     hash_column = table.find("hash_column", _listed(spec.hash_column))
     for field, found in (("weight_column", weights), ("hash_column", hash_column)):
         if len(found) > 1:
@@ -126,17 +139,13 @@ def resolve(spec: DatasetSpec, columns: Sequence[tuple[str, pa.DataType]]) -> Pr
                 f"{field} is a STRUCT: name one of {_listing(c.source for c in found)}"
             )
     for feature in features:
-        _check_number("features", feature, _FEATURE_REMEDY)
+        _check_number("features", feature)
     for label in labels:
-        _check_number("labels", label, _LABEL_REMEDY)
+        _check_number("labels", label)
     for weight in weights:
-        _check_number("weight_column", weight, _CAST)
+        _check_number("weight_column", weight)
     for column in passthrough:
-        if storage_dtype(column.type) is None:
-            raise ColumnError(
-                f'passthrough: column "{column.source}" is of type {column.type}, which cannot be '
-                f"handed over; numbers, booleans, dates, timestamps and text can. {_CAST}"
-            )
+        _check_storable(column, may_exclude=not features)
     return PreparedColumns(
         features=features,
         labels=labels,
@@ -146,12 +155,16 @@ def resolve(spec: DatasetSpec, columns: Sequence[tuple[str, pa.DataType]]) -> Pr
     )
 
 
-_CAST = "Cast it in the source's query, or choose another column."
-_FEATURE_REMEDY = (
-    "Leave it out (exclude_features), hand it over as it is (passthrough), or make it a number in "
-    "the source's query."
-)
-_LABEL_REMEDY = "Make it a number in the source's query, or hand it over as it is (passthrough)."
+_OTHER_WAYS = {
+    "features": (
+        "Leave it out (exclude_features), hand it over as it is (passthrough), or make it a number "
+        "in the source's query"
+    ),
+    "labels": "Make it a number in the source's query, or hand it over as it is (passthrough)",
+    "weight_column": "Make it a number in the source's query, or choose another column",
+    "passthrough": "Make it a number or text in the source's query, or choose other columns",
+}
+"""What to do about a column of the wrong type, by the field that names it."""
 
 
 class _Table:
@@ -162,9 +175,7 @@ class _Table:
 
     def find(self, field: str, names: str | Sequence[str]) -> tuple[SourceColumn, ...]:
         """The columns that `names` mean, in their order, STRUCTs expanded."""
-        found: list[SourceColumn] = []
-        for name in _listed(names):
-            found += self._leaves(field, name)
+        found = self._all_leaves(field, names)
         seen: dict[str, str] = {}
         for column in found:
             if column.name in seen:
@@ -174,6 +185,26 @@ class _Table:
                 )
             seen[column.name] = column.source
         return tuple(found)
+
+    def find_apart(self, field: str, names: Sequence[str]) -> tuple[SourceColumn, ...]:
+        """The same, but "*" means all leaves, and those of one name are called by their paths."""
+        found = self._all_leaves(field, names)
+        while True:
+            # A path may in turn be what another column is called without its STRUCT.
+            found = list(dict.fromkeys(found))
+            times = Counter(column.name for column in found)
+            if not any(count > 1 for count in times.values()):
+                return tuple(found)
+            found = [replace(c, name=c.source) if times[c.name] > 1 else c for c in found]
+
+    def _all_leaves(self, field: str, names: str | Sequence[str]) -> list[SourceColumn]:
+        found: list[SourceColumn] = []
+        for name in _listed(names):
+            if name == EVERY_COLUMN and field == "passthrough":
+                found += [SourceColumn(path, path, kind) for path, kind in self._types.items()]
+            else:
+                found += self._leaves(field, name)
+        return found
 
     def _leaves(self, field: str, name: str) -> list[SourceColumn]:
         if name in self._types:
@@ -194,34 +225,106 @@ class _Table:
 
 
 def _without(
-    excluded: Sequence[str], features: tuple[SourceColumn, ...]
+    excluded: Sequence[str], columns: tuple[SourceColumn, ...], noun: str
 ) -> tuple[SourceColumn, ...]:
-    known = {name for feature in features for name in (feature.name, feature.source)}
+    known = {name for column in columns for name in (column.name, column.source)}
     for name in excluded:
         if name not in known:
             near = difflib.get_close_matches(name, sorted(known))
             asked = f" Did you mean {_listing(near)}?" if near else ""
             raise ColumnError(
-                f'exclude_features: "{name}" is no feature.{asked} '
-                f"The features are {_listing(feature.name for feature in features)}."
+                f'exclude_features: "{name}" is no {noun}.{asked} '
+                f"The {noun}s are {_listing(column.name for column in columns) or 'none'}."
             )
-    left = tuple(f for f in features if f.name not in excluded and f.source not in excluded)
-    if not left:
-        raise ColumnError("exclude_features leaves no feature")
+    left = tuple(c for c in columns if c.name not in excluded and c.source not in excluded)
+    if excluded and not left:
+        raise ColumnError(f"exclude_features leaves no {noun}")
     return left
 
 
-def _check_number(field: str, column: SourceColumn, remedy: str) -> None:
+def _check_number(field: str, column: SourceColumn) -> None:
     if is_number(column.type):
         return
+    ways = _OTHER_WAYS[field]
     if is_text(column.type):
         later = " (Encoding text is to come with preprocessing.)" if field == "features" else ""
         raise ColumnError(
-            f'{field}: column "{column.source}" is text, and tensors hold numbers. {remedy}{later}'
+            f'{field}: column "{column.source}" is text, and tensors hold numbers. {ways}.{later}'
         )
     raise ColumnError(
-        f'{field}: column "{column.source}" is of type {column.type}; only integers, '
-        f"floating-point numbers and booleans can serve. {remedy}"
+        f'{field}: column "{column.source}" is of type {_described(column.type)}; only integers, '
+        "floating-point numbers, decimals and booleans can serve. "
+        f"{ways}{_in_sql(column, as_number=True)}."
+    )
+
+
+def _check_storable(column: SourceColumn, *, may_exclude: bool) -> None:
+    if storage_dtype(column.type) is not None:
+        return
+    exclude = ", or leave it out (exclude_features)" if may_exclude else ""
+    raise ColumnError(
+        f'passthrough: column "{column.source}" is of type {_described(column.type)}, which '
+        "cannot be handed over; numbers, booleans, dates, times, timestamps and text can. "
+        f"{_OTHER_WAYS['passthrough']}{exclude}{_in_sql(column, as_number=False)}."
+    )
+
+
+def _described(kind: pa.DataType) -> str:
+    """The type in Arrow's words, and in BigQuery's where those are others."""
+    sql = _sql_type(kind)
+    return f"{kind} ({sql})" if sql else str(kind)
+
+
+def _sql_type(kind: pa.DataType) -> str | None:
+    types = pa.types
+    names = {
+        "DATE": types.is_date(kind),
+        "TIME": types.is_time(kind),
+        "TIMESTAMP": types.is_timestamp(kind) and cast(Any, kind).tz is not None,
+        "DATETIME": types.is_timestamp(kind),
+        "INTERVAL": types.is_interval(kind) or types.is_duration(kind),
+        "BYTES": _is_bytes(kind),
+        "ARRAY": types.is_nested(kind) and not types.is_struct(kind) and not types.is_map(kind),
+        # Other STRUCTs are taken apart before they come here.
+        "RANGE": types.is_struct(kind),
+    }
+    return next((name for name, holds in names.items() if holds), None)
+
+
+_AS_NUMBER = {
+    "DATE": "UNIX_DATE({0}) or EXTRACT(DAYOFWEEK FROM {0})",
+    "TIME": "TIME_DIFF({0}, TIME '00:00:00', SECOND) or EXTRACT(HOUR FROM {0})",
+    "TIMESTAMP": "UNIX_SECONDS({0}) or EXTRACT(HOUR FROM {0})",
+    "DATETIME": "UNIX_SECONDS(TIMESTAMP({0})) or EXTRACT(HOUR FROM {0})",
+    "INTERVAL": "EXTRACT(DAY FROM {0})",
+    "BYTES": "BYTE_LENGTH({0})",
+    "ARRAY": "{0}[SAFE_OFFSET(0)], ARRAY_LENGTH({0}), or a row an element with UNNEST({0})",
+    "RANGE": "UNIX_SECONDS(TIMESTAMP(RANGE_START({0})))",
+}
+"""Expressions of BigQuery's SQL that make a number of a column."""
+
+_AS_STORABLE = {
+    "INTERVAL": "CAST({0} AS STRING) or EXTRACT(DAY FROM {0})",
+    "BYTES": "TO_HEX({0}) or TO_BASE64({0})",
+    "ARRAY": "{0}[SAFE_OFFSET(0)], TO_JSON_STRING({0}), or a row an element with UNNEST({0})",
+    "RANGE": "RANGE_START({0}) and RANGE_END({0})",
+}
+"""Expressions of BigQuery's SQL that make a number, time or text of a column."""
+
+
+def _in_sql(column: SourceColumn, *, as_number: bool) -> str:
+    ways = _AS_NUMBER if as_number else _AS_STORABLE
+    way = ways.get(_sql_type(column.type) or "")
+    return f"; in BigQuery's SQL, {way.format(column.source)}" if way else ""
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    types = pa.types
+    return bool(
+        types.is_binary(kind)
+        or types.is_large_binary(kind)
+        or types.is_fixed_size_binary(kind)
+        or types.is_binary_view(kind)
     )
 
 

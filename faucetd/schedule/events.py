@@ -70,7 +70,7 @@ class WorkerIdle:
 
 @dataclass(frozen=True)
 class WorkerTaken:
-    """An idle worker was given something else to do than to load."""
+    """A worker that is idle, or was about to be, was given something else to do than to load."""
 
     worker: int
 
@@ -103,6 +103,15 @@ class ChunkLoaded:
     worker: int
     nbytes: Mapping[Split, int]
     found: Found | None = None
+
+
+@dataclass(frozen=True)
+class ChunkFound:
+    """An open chunk was found out, without being loaded: an earlier daemon has read it."""
+
+    dataset: str
+    chunk: int
+    found: Found
 
 
 @dataclass(frozen=True)
@@ -180,6 +189,7 @@ Event = (
     | WorkerTaken
     | WorkerDied
     | ChunkLoaded
+    | ChunkFound
     | ChunkFailed
     | ExtraBytesWanted
     | ReaderJoined

@@ -52,6 +52,7 @@ def next_load(
     unserved: list[Reader],
     ready_chunks: Callable[[Reader], int],
     worker_last: tuple[str, int] | None,
+    kept_for_others: Callable[[Dataset], set[int]],
 ) -> tuple[Dataset, int, Reader] | None:
     """The chunk to load next, and the reader for whose sake.
 
@@ -60,11 +61,12 @@ def next_load(
         unserved: Readers that wait and for which no load is under way, longest wait first.
         ready_chunks: How many chunks a reader could still be granted, resident or being made.
         worker_last: The dataset and chunk that the worker loaded last.
+        kept_for_others: Chunks of a dataset that are left to other workers.
     """
     by_key = {dataset.key: dataset for dataset in datasets}
     for reader in unserved:
         dataset = by_key[reader.dataset]
-        chunk = _best_chunk(dataset, reader, worker_last)
+        chunk = _best_chunk(dataset, reader, worker_last, kept_for_others(dataset))
         if chunk is not None:
             return dataset, chunk, reader
     behind = [
@@ -75,19 +77,24 @@ def next_load(
     ]
     for _, reader in sorted(behind, key=lambda entry: (entry[0], entry[1].id)):
         dataset = by_key[reader.dataset]
-        chunk = _best_chunk(dataset, reader, worker_last)
+        chunk = _best_chunk(dataset, reader, worker_last, kept_for_others(dataset))
         if chunk is not None:
             return dataset, chunk, reader
     return None
 
 
 def _best_chunk(
-    dataset: Dataset, reader: Reader, worker_last: tuple[str, int] | None
+    dataset: Dataset,
+    reader: Reader,
+    worker_last: tuple[str, int] | None,
+    kept_for_others: set[int],
 ) -> int | None:
     """Of the absent chunks that the reader wants: wanted by most, then cheapest, then soonest."""
     if not reader.absent:
         return None
-    candidates = dataset.missing[reader.split] & reader.pending
+    candidates = (dataset.missing[reader.split] & reader.pending) - kept_for_others
+    if not candidates:
+        return None
     if reader.in_order:
         return min(candidates)
     wanted = dataset.wanted[reader.split]

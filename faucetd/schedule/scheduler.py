@@ -33,6 +33,7 @@ from faucetd.errors import ChunkFailed as ChunkFailedError
 from faucetd.schedule import policy
 from faucetd.schedule.events import (
     ChunkFailed,
+    ChunkFound,
     ChunkLoaded,
     CreditsGiven,
     DatasetAdded,
@@ -125,6 +126,7 @@ class Scheduler:
         self._idle: dict[int, None] = {}  # workers, in the order in which they became idle
         self._loads: dict[int, LoadState] = {}
         self._last: dict[int, tuple[str, int]] = {}  # by worker: the dataset and chunk it made
+        self._finishing: int | None = None  # the worker that will be idle next
         self._next_lease = 1
         self._clock = 0
         self._recent: deque[Event] = deque(maxlen=20)
@@ -138,6 +140,7 @@ class Scheduler:
             InvalidTransition: the event cannot be true; this scheduler must not be used any more.
         """
         self._event = event
+        self._finishing = event.worker if isinstance(event, ChunkLoaded) else None
         self._clock += 1
         self._out = []
         match event:
@@ -149,12 +152,14 @@ class Scheduler:
                 self._require(event.worker not in self._loads, "the worker is loading")
                 self._idle[event.worker] = None
             case WorkerTaken():
-                self._require(event.worker in self._idle, "the worker is not idle")
-                del self._idle[event.worker]
+                self._idle.pop(event.worker, None)
             case WorkerDied():
                 self._worker_died(event.worker)
             case ChunkLoaded():
                 self._chunk_loaded(event)
+            case ChunkFound():
+                self._require(event.dataset in self._datasets, "no such dataset")
+                self._find(self._datasets[event.dataset], event.chunk, event.found)
             case ChunkFailed():
                 load = self._end_load(event.worker)
                 self._fail_chunk(load, event.code, event.message)
@@ -416,7 +421,7 @@ class Scheduler:
             is_open = load.chunk in dataset.open
             self._require(is_open == (event.found is not None), "an open chunk was not found out")
             if event.found is not None:
-                self._find(dataset, load.chunk, event.found)
+                self._find(dataset, load.chunk, event.found, event.worker)
         for split, nbytes in event.nbytes.items():
             segment = Segment(
                 SegmentId(load.dataset, load.chunk, split), nbytes, last_used=self._clock
@@ -437,7 +442,7 @@ class Scheduler:
             dataset.attempts.pop(load.chunk, None)
             self._last[event.worker] = load.dataset, load.chunk
 
-    def _find(self, dataset: Dataset, chunk: int, found: Found) -> None:
+    def _find(self, dataset: Dataset, chunk: int, found: Found, worker: int | None = None) -> None:
         """An open chunk is known now, and so is the one that follows it."""
         dataset.find(chunk, found.chunk)
         here = [reader for reader in dataset.readers.values() if chunk in reader.pending]
@@ -449,6 +454,8 @@ class Scheduler:
                 self._unwant(reader, chunk)
         if found.following is not None:
             following = dataset.append(found.following)
+            if worker is not None:
+                dataset.owners[following] = worker
             for reader in dataset.readers.values():
                 reader.follow(following)
             for reader in here:
@@ -565,20 +572,39 @@ class Scheduler:
         )
 
     def _load_all(self) -> None:
-        while self._idle:
-            worker = next(iter(self._idle))
-            unserved = self._unserved()
-            choice = policy.next_load(
-                self._datasets.values(), unserved, self._ready_chunks, self._last.get(worker)
-            )
-            if choice is None:
-                return
-            dataset, chunk, reader = choice
-            if not self._make_room(
-                dataset.segment_bytes(chunk, reader.split), wanted_too=reader in unserved
-            ):
-                return
-            self._start_load(worker, dataset, chunk, reader.split)
+        while any(self._load_one(worker) for worker in list(self._idle)):
+            pass
+
+    def _load_one(self, worker: int) -> bool:
+        """Gives an idle worker a chunk to load, if there is one for it and room for that."""
+        unserved = self._unserved()
+        choice = policy.next_load(
+            self._datasets.values(),
+            unserved,
+            self._ready_chunks,
+            self._last.get(worker),
+            lambda dataset: self._kept_for_others(dataset, worker),
+        )
+        if choice is None:
+            return False
+        dataset, chunk, reader = choice
+        nbytes = dataset.segment_bytes(chunk, reader.split)
+        if not self._make_room(nbytes, wanted_too=reader in unserved):
+            return False
+        self._start_load(worker, dataset, chunk, reader.split)
+        return True
+
+    def _kept_for_others(self, dataset: Dataset, worker: int) -> set[int]:
+        """Open chunks that follow what another worker has just read, and can go on with at once.
+
+        Its connections stand where the chunk begins; anybody else would have to open them anew.
+        """
+        return {
+            chunk
+            for chunk in dataset.open
+            if (owner := dataset.owners.get(chunk, worker)) != worker
+            and (owner in self._idle or owner == self._finishing)
+        }
 
     def _start_load(self, worker: int, dataset: Dataset, chunk: int, split: Split) -> None:
         """Loads a chunk for one split, for which there is room, and keeps the other if it can."""

@@ -164,6 +164,7 @@ class Dataset:
         self.chunks: list[ChunkInfo] = []
         self.open: set[int] = set()
         self.successor: dict[int, int] = {}  # the chunk after a chunk in its lane
+        self.owners: dict[int, int] = {}  # by open chunk: the worker that read up to it
         self.attempts: dict[int, int] = {}
         self.bytes_a_row: dict[Split, float] = {}
         self.readers: dict[int, Reader] = {}
@@ -209,6 +210,7 @@ class Dataset:
         """An open chunk has turned out to be `info`."""
         before = {split: self.segment_bytes(chunk, split) for split in SPLITS}
         self.open.remove(chunk)
+        self.owners.pop(chunk, None)
         self.chunks[chunk] = info
         for split in SPLITS:
             self.starts[split][chunk] = self._found_rows[split]

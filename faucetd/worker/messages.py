@@ -13,6 +13,7 @@ import msgspec
 
 from faucet_client.layout import SegmentLayout
 from faucet_client.spec import BigQuerySource, DatasetSpec, DuckDBSource, ParquetSource, Split
+from faucetd.fetch.bigquery.settings import BigQuerySettings
 from faucetd.fetch.pieces import PlannedChunk
 
 _SOURCES = {"parquet": ParquetSource, "duckdb": DuckDBSource, "bigquery": BigQuerySource}
@@ -30,33 +31,48 @@ def read_spec(described: dict[str, Any]) -> DatasetSpec:
     return DatasetSpec(**described | {"source": _SOURCES[source.pop("kind")](**source)})
 
 
-class Open(msgspec.Struct, frozen=True, tag=True):
-    """Resolve a spec against its source: columns, plan, exact counts, key."""
+class Access(msgspec.Struct, frozen=True):
+    """What a worker may read, and how it reaches it."""
 
-    spec: dict[str, Any]
     allowed_roots: tuple[str, ...]
     scratch_dir: str
+    bigquery: BigQuerySettings
+
+
+class Open(msgspec.Struct, frozen=True, tag=True):
+    """Resolve a spec against its source: columns, plan, exact counts, key.
+
+    `workers` is how many chunks can be read at a time, `budget_bytes` what prepared ones may take.
+    """
+
+    spec: dict[str, Any]
+    access: Access
     uid: int
+    workers: int
+    budget_bytes: int
 
 
 class CheckSnapshot(msgspec.Struct, frozen=True, tag=True):
-    """Say which snapshot the source is at now."""
+    """Say which snapshot the source, files, is at now."""
 
     spec: dict[str, Any]
-    allowed_roots: tuple[str, ...]
-    scratch_dir: str
+    access: Access
 
 
 class LoadChunk(msgspec.Struct, frozen=True, tag=True):
-    """Make one chunk; `splits` become segments, other rows are read and dropped."""
+    """Make one chunk; `splits` become segments, other rows are read and dropped.
+
+    `ticket` is of a warehouse, and "" for files; `chunk_rows` are those of the dataset.
+    """
 
     dataset: str
     spec: dict[str, Any]
     snapshot: str
-    allowed_roots: tuple[str, ...]
-    scratch_dir: str
+    ticket: str
+    access: Access
     number: int
     chunk: PlannedChunk
+    chunk_rows: int
     splits: tuple[Split, ...]
     reserved_bytes: int
 
@@ -82,10 +98,34 @@ class Progress(msgspec.Struct, frozen=True, tag=True):
     rows_total: int
 
 
+class SplitTotal(msgspec.Struct, frozen=True):
+    """A split as a whole: its exact rows, and what its segments take, rather too much."""
+
+    rows: int
+    nbytes: int
+
+
+class WarehouseFacts(msgspec.Struct, frozen=True):
+    """What is known of a dataset that a warehouse holds.
+
+    `ticket` tells any worker how to read it, for `lifetime_s`. Queries were billed for
+    `query_bytes`; a pass will be for `pass_bytes`. `principal` is whose rights are used, and
+    `notes` are sentences for people.
+    """
+
+    ticket: str
+    principal: str
+    query_bytes: int
+    pass_bytes: int
+    lifetime_s: float
+    notes: tuple[str, ...]
+
+
 class Opened(msgspec.Struct, frozen=True, tag=True):
     """A dataset, resolved.
 
     `segment_bytes[split][n]` is what the segment of chunk n needs, an upper bound but for text.
+    Where chunks are open, `totals` has each split as a whole.
     """
 
     key: str
@@ -94,11 +134,14 @@ class Opened(msgspec.Struct, frozen=True, tag=True):
     features: tuple[str, ...]
     labels: tuple[str, ...]
     passthrough: tuple[str, ...]
+    passthrough_paths: tuple[str, ...]
     weighted: bool
     chunks: tuple[PlannedChunk, ...]
     segment_bytes: dict[Split, tuple[int, ...]]
     count_rows_read: int
     count_bytes_read: int
+    totals: dict[Split, SplitTotal] = {}
+    warehouse: WarehouseFacts | None = None
 
 
 class SnapshotIs(msgspec.Struct, frozen=True, tag=True):
@@ -122,13 +165,29 @@ class Counts(msgspec.Struct, frozen=True):
     not_finite: int = 0
 
 
+class FoundChunk(msgspec.Struct, frozen=True):
+    """What an open chunk has turned out to be, and the open chunk that follows in its lane.
+
+    `chunk_bytes` and `following_bytes` are by split, like `Opened.segment_bytes`.
+    """
+
+    chunk: PlannedChunk
+    chunk_bytes: dict[Split, int]
+    following: PlannedChunk | None
+    following_bytes: dict[Split, int]
+
+
 class Loaded(msgspec.Struct, frozen=True, tag=True):
-    """The chunk's sealed segments; their descriptors travel beside this message."""
+    """The chunk's sealed segments; their descriptors travel beside this message.
+
+    A chunk that was open is `found`.
+    """
 
     segments: dict[Split, SegmentLayout]
     rows_read: int
     bytes_read: int
     counts: dict[str, Counts]
+    found: FoundChunk | None = None
 
 
 class Abandoned(msgspec.Struct, frozen=True, tag=True):

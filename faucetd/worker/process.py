@@ -10,32 +10,29 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import hashlib
-import json
 import logging
 import os
 import signal
 import socket
 import sys
-import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
 import torch
 
-from faucet_client.spec import SPLITS, DatasetSpec, Split
-from faucetd.errors import BudgetError, FaucetError, InternalError, SourceEmpty
-from faucetd.fetch.opening import current_snapshot, open_source
-from faucetd.fetch.pieces import PlannedChunk
-from faucetd.fetch.plan import choose_chunk_rows, count, cut
+from faucet_client.spec import BigQuerySource, Split
+from faucetd.errors import BudgetError, FaucetError, InternalError
+from faucetd.fetch.opening import current_snapshot
+from faucetd.fetch.pieces import Piece, PlannedChunk
+from faucetd.fetch.plan import following
 from faucetd.fetch.source import Source
 from faucetd.fetch.split import Splitter, read_split
 from faucetd.prepare.chunk import ChunkPreparer
-from faucetd.prepare.columns import PreparedColumns, resolve
+from faucetd.prepare.columns import PreparedColumns
 from faucetd.prepare.permutation import ChunkId
 from faucetd.publish.arrow_file import FixedColumn
-from faucetd.publish.segment import SealedSegment, SegmentWriter, estimate_nbytes
+from faucetd.publish.segment import SealedSegment, SegmentWriter
 from faucetd.worker import wire
 from faucetd.worker.messages import (
     Abandoned,
@@ -44,22 +41,25 @@ from faucetd.worker.messages import (
     Counts,
     ExtraBytes,
     Failed,
+    FoundChunk,
     FromWorker,
     LoadChunk,
     Loaded,
     Open,
-    Opened,
-    Progress,
     Ready,
     SnapshotIs,
     ToWorker,
     read_spec,
 )
+from faucetd.worker.opening import (
+    guess_chunk,
+    open_dataset,
+    open_to_load,
+    segment_bytes,
+    split_rows,
+)
 
 _log = logging.getLogger(__name__)
-
-PREPARE_VERSION = 1
-"""Part of every dataset's key: raised when the same rows would become other bytes."""
 
 MAX_MESSAGE = 2_000
 """Characters of an error; it travels in gRPC's metadata, which holds 8 KiB."""
@@ -69,11 +69,6 @@ OPEN_SOURCES = 2
 
 IDLE_S = 5.0
 """Without a task for so long, a worker closes its sources."""
-
-PROGRESS_INTERVAL_S = 0.1
-
-TEXT_BYTES_GUESS = 32
-"""Characters a row that are reserved for a text column, before any row has been seen."""
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -106,11 +101,9 @@ class Worker:
             try:
                 match task:
                     case Open():
-                        self._say(self._open(task))
+                        self._say(open_dataset(task, self._say))
                     case CheckSnapshot():
-                        spec = read_spec(task.spec)
-                        now = current_snapshot(spec.source, allowed_roots=task.allowed_roots)
-                        self._say(SnapshotIs(now))
+                        self._say(SnapshotIs(self._current_snapshot(task)))
                     case LoadChunk():
                         self._load(task)
                     case Allow():
@@ -147,64 +140,65 @@ class Worker:
     def _say(self, message: FromWorker, fds: Sequence[int] = ()) -> None:
         wire.send(self._sock, message, tuple(fds))
 
-    # Opening.
-
-    def _open(self, task: Open) -> Opened:
-        spec = read_spec(task.spec)
-        source = open_source(
-            spec.source, scratch_dir=task.scratch_dir, allowed_roots=task.allowed_roots
-        )
-        with contextlib.closing(source):
-            columns, splitter = _resolve(spec, source)
-            total_rows = sum(stream.rows for stream in source.streams())
-            if total_rows == 0:
-                raise SourceEmpty(f"{spec.source} has no rows")
-            chunk_rows = choose_chunk_rows(total_rows, columns.row_nbytes, spec.chunk_rows)
-            cuts = cut(source.streams(), chunk_rows)
-            counted = count(source, cuts, splitter, self._progress(total_rows))
-            return Opened(
-                key=_dataset_key(task, source.snapshot, chunk_rows),
-                snapshot=source.snapshot,
-                chunk_rows=chunk_rows,
-                features=tuple(column.name for column in columns.features),
-                labels=tuple(column.name for column in columns.labels),
-                passthrough=tuple(column.name for column in columns.passthrough),
-                weighted=columns.weight is not None,
-                chunks=counted.chunks,
-                segment_bytes={
-                    split: tuple(
-                        _segment_bytes(columns, _rows(chunk, split)) for chunk in counted.chunks
-                    )
-                    for split in SPLITS
-                },
-                count_rows_read=counted.rows_read,
-                count_bytes_read=counted.bytes_read,
-            )
-
-    def _progress(self, total_rows: int) -> Callable[[int], None]:
-        last = time.monotonic()
-
-        def tell(rows: int) -> None:
-            nonlocal last
-            now = time.monotonic()
-            if now - last >= PROGRESS_INTERVAL_S:
-                last = now
-                self._say(Progress("counting rows", rows, total_rows))
-
-        return tell
-
     # Loading.
 
     def _load(self, task: LoadChunk) -> None:
         dataset = self._dataset(task)
-        rows = {split: _rows(task.chunk, split) for split in SPLITS}
-        sealed: dict[Split, SealedSegment] = {}
+        chunk = task.chunk
+        # Rows of several pieces may come in turns; those that come in order need no more room
+        # than they take.
+        slots = None
+        if chunk.open or dataset.source.interleaves:
+            slots = [piece.stop - piece.start for piece in chunk.pieces]
+        dataset.preparer.start(
+            ChunkId(task.dataset, "rows", task.number),
+            None if chunk.open else split_rows(chunk),
+            slots,
+        )
+        rows_read = bytes_read = 0
+        positions = [piece.start for piece in chunk.pieces]
+        for piece, batch, codes, position in read_split(
+            dataset.source, chunk.pieces, dataset.columns.kept_columns, dataset.splitter
+        ):
+            rows_read += batch.num_rows
+            bytes_read += batch.nbytes
+            dataset.preparer.add(batch, codes, piece if slots else 0)
+            positions[piece] = position
+        rows = dataset.preparer.finish()
+        found = _found(task, dataset.columns, positions, rows) if chunk.open else None
         with contextlib.ExitStack() as cleanup:
+            sealed = self._publish(task, dataset, rows, cleanup)
+            counts = dataset.preparer.counts()
+            self._say(
+                Loaded(
+                    segments={split: segment.layout for split, segment in sealed.items()},
+                    rows_read=rows_read,
+                    bytes_read=bytes_read,
+                    counts={column: Counts(*astuple(lost)) for column, lost in counts.items()},
+                    found=found,
+                ),
+                [segment.fd for segment in sealed.values()],
+            )
+
+    def _publish(
+        self,
+        task: LoadChunk,
+        dataset: _OpenDataset,
+        rows: dict[Split, int],
+        cleanup: contextlib.ExitStack,
+    ) -> dict[Split, SealedSegment]:
+        """The staged chunk in sealed segments, which `cleanup` closes here."""
+        sealed: dict[Split, SealedSegment] = {}
+        try:
             writers = {
                 split: cleanup.enter_context(_writer(dataset.columns, rows[split]))
                 for split in task.splits
+                if rows[split]
             }
             spare = task.reserved_bytes - sum(writer.fixed_nbytes for writer in writers.values())
+            if spare < 0:  # an open chunk has more rows than was guessed
+                self._ask_for_bytes(-spare)
+                spare = 0
 
             def before_grow(nbytes: int) -> None:
                 nonlocal spare
@@ -213,50 +207,28 @@ class Worker:
                     self._ask_for_bytes(-spare)
                     spare = 0
 
-            rows_read = bytes_read = 0
-            dataset.preparer.start(ChunkId(task.dataset, "rows", task.number), rows)
-            for batch, codes in read_split(
-                dataset.source,
-                task.chunk.pieces,
-                dataset.columns.kept_columns,
-                dataset.splitter,
-            ):
-                rows_read += batch.num_rows
-                bytes_read += batch.nbytes
-                dataset.preparer.add(batch, codes)
-            try:
-                for split, writer in writers.items():
-                    appendix = dataset.preparer.fill(split, writer.arrays())
-                    sealed[split] = writer.finish(appendix.texts, appendix.valid, before_grow)
-                    cleanup.callback(os.close, sealed[split].fd)
-            except OSError as error:
-                raise BudgetError(
-                    f"this machine has no shared memory left for chunk {task.number}: {error}; "
-                    "lower memory_budget, or free memory"
-                ) from error
-            counts = dataset.preparer.counts()
-            self._say(
-                Loaded(
-                    segments={split: segment.layout for split, segment in sealed.items()},
-                    rows_read=rows_read,
-                    bytes_read=bytes_read,
-                    counts={column: Counts(*astuple(lost)) for column, lost in counts.items()},
-                ),
-                [segment.fd for segment in sealed.values()],
-            )
+            for split, writer in writers.items():
+                appendix = dataset.preparer.fill(split, writer.arrays())
+                sealed[split] = writer.finish(appendix.texts, appendix.valid, before_grow)
+                cleanup.callback(os.close, sealed[split].fd)
+        except OSError as error:
+            raise BudgetError(
+                f"this machine has no shared memory left for chunk {task.number}: {error}; "
+                "lower memory_budget, or free memory"
+            ) from error
+        return sealed
+
+    @staticmethod
+    def _current_snapshot(task: CheckSnapshot) -> str:
+        source = read_spec(task.spec).source
+        assert not isinstance(source, BigQuerySource), "only files are asked for their state"
+        return current_snapshot(source, allowed_roots=task.access.allowed_roots)
 
     def _dataset(self, task: LoadChunk) -> _OpenDataset:
         if task.dataset not in self._datasets:
             while len(self._datasets) >= OPEN_SOURCES:
                 self._forget(next(iter(self._datasets)))
-            spec = read_spec(task.spec)
-            source = open_source(
-                spec.source,
-                scratch_dir=task.scratch_dir,
-                allowed_roots=task.allowed_roots,
-                snapshot=task.snapshot,
-            )
-            columns, splitter = _resolve(spec, source)
+            source, columns, splitter = open_to_load(task)
             self._datasets[task.dataset] = _OpenDataset(
                 source, columns, splitter, ChunkPreparer(columns)
             )
@@ -285,42 +257,37 @@ class Worker:
             raise _AbandonedError
 
 
-def _resolve(spec: DatasetSpec, source: Source) -> tuple[PreparedColumns, Splitter | None]:
-    columns = {column.name: column for column in source.columns()}
-    prepared = resolve(spec, [(column.name, column.type) for column in columns.values()])
-    if prepared.hash_column is None:
-        return prepared, None
-    return prepared, Splitter(columns[prepared.hash_column], spec.split_buckets())
+def _found(
+    task: LoadChunk, columns: PreparedColumns, positions: list[int], rows: dict[Split, int]
+) -> FoundChunk:
+    """What an open chunk has turned out to be, now that its pieces were read up to `positions`."""
+    chunk = task.chunk
+    read = tuple(
+        Piece(piece.stream, piece.start, stop)
+        for piece, stop in zip(chunk.pieces, positions, strict=True)
+        if stop > piece.start
+    )
+    exact = PlannedChunk(read, chunk.lane, rows["train"], rows["eval"])
+    total = sum(piece.stop - piece.start for piece in read)
+    follows = None
+    if pieces := following(chunk.pieces, positions, task.chunk_rows):
+        shares = {split: count / max(total, 1) for split, count in rows.items()}
+        follows = guess_chunk(PlannedChunk(pieces, chunk.lane, 0, 0, open=True), shares)
+    return FoundChunk(
+        exact,
+        _bytes_of(columns, exact),
+        follows,
+        {} if follows is None else _bytes_of(columns, follows),
+    )
 
 
-def _rows(chunk: PlannedChunk, split: Split) -> int:
-    return chunk.train_rows if split == "train" else chunk.eval_rows
+def _bytes_of(columns: PreparedColumns, chunk: PlannedChunk) -> dict[Split, int]:
+    return {split: segment_bytes(columns, rows) for split, rows in split_rows(chunk).items()}
 
 
 def _writer(columns: PreparedColumns, rows: int) -> SegmentWriter:
     fixed = [FixedColumn(*column) for column in columns.fixed_columns()]
     return SegmentWriter(fixed, columns.text_columns(), rows)
-
-
-def _segment_bytes(columns: PreparedColumns, rows: int) -> int:
-    if rows == 0:
-        return 0
-    fixed = [FixedColumn(*column) for column in columns.fixed_columns()]
-    texts = columns.text_columns()
-    return estimate_nbytes(fixed, texts, rows) + len(texts) * rows * TEXT_BYTES_GUESS
-
-
-def _dataset_key(task: Open, snapshot: str, chunk_rows: int) -> str:
-    """Hash of all that decides the bytes of the dataset's segments, and of who may read them."""
-    decides = {
-        "spec": task.spec | {"chunk_rows": chunk_rows},
-        "snapshot": snapshot,
-        "principal": task.uid,
-        "prepare_version": PREPARE_VERSION,
-        "torch": torch.__version__,
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-    }
-    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _speakable(message: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
+from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
@@ -59,6 +60,7 @@ def prepared(
     bounds = [0, *sorted(min(cut, rows) for cut in cuts), rows]
     for start, stop in pairwise(bounds):
         preparer.add(batch.slice(start, stop - start), codes[start:stop])
+    assert preparer.finish() == expected
     made: dict[Split, tuple[Arrays, Appendix]] = {}
     for split, count in expected.items():
         if count:
@@ -81,9 +83,13 @@ def train(table: pa.Table, **spec: Any) -> tuple[Arrays, Appendix, dict[str, Col
 
 
 def passed_through(array: pa.Array[Any]) -> NDArray[Any]:
+    return passed_through_and_counted(array)[0]
+
+
+def passed_through_and_counted(array: pa.Array[Any]) -> tuple[NDArray[Any], ColumnCounts]:
     table = pa.table({"f": pa.array([0.0] * len(array)), "p": array})
-    arrays, _, _ = train(table, passthrough=["p"])
-    return arrays[Role.PASSTHROUGH, "p"]
+    arrays, _, counts = train(table, passthrough=["p"])
+    return arrays[Role.PASSTHROUGH, "p"], counts.get("p", ColumnCounts())
 
 
 @given(
@@ -250,6 +256,81 @@ def test_integers_that_float32_cannot_hold_are_counted() -> None:
     assert rounded == {"i64": 3, "i32": 2, "u32": 2, "u64": 1, "i16": 0, "y": 8}
 
 
+NUMERIC = pa.decimal128(38, 9)
+BIGNUMERIC = pa.decimal256(76, 38)
+
+
+def decimals(kind: Any) -> st.SearchStrategy[Decimal]:
+    """Decimals of every length that fit into the type."""
+    length = st.integers(1, kind.precision)
+    unscaled = length.flatmap(lambda n: st.integers(-(10**n) + 1, 10**n - 1))
+    return unscaled.map(lambda packed: Decimal(f"{packed}e-{kind.scale}"))
+
+
+@pytest.mark.parametrize("kind", [NUMERIC, BIGNUMERIC, pa.decimal128(38, 0)], ids=str)
+@given(data=st.data())
+def test_decimals_become_the_nearest_numbers_and_those_not_given_back_are_counted(
+    kind: pa.DataType, data: st.DataObject
+) -> None:
+    values = data.draw(st.lists(st.one_of(st.none(), decimals(kind)), min_size=1, max_size=30))
+    array = pa.array([Decimal(7), *values], kind).slice(1)
+    passed, counts = passed_through_and_counted(array)
+    given = [value for value in values if value is not None]
+    expected = [NAN if value is None else float(value) for value in values]
+    np.testing.assert_array_equal(passed, expected)
+    assert counts.rounded == sum(Decimal(repr(float(value))) != value for value in given)
+
+    arrays, _, found = train(pa.table({"f": array}))
+    with np.errstate(over="ignore"):
+        singles = np.array(expected).astype(np.float32)
+    np.testing.assert_array_equal(arrays[Role.FEATURES, "features"][:, 0], singles)
+    finite = [(v, float(s)) for v, s in zip(values, singles, strict=True) if np.isfinite(s)]
+    rounded = sum(v is not None and abs(v) > 2**24 and v != s for v, s in finite)
+    assert found.get("f", ColumnCounts()) == ColumnCounts(
+        nulls=values.count(None), rounded=rounded, overflowed=int(np.isinf(singles).sum())
+    )
+
+
+def test_decimals_on_both_sides_of_what_float64_holds_become_the_nearest_numbers() -> None:
+    rng = np.random.default_rng(5)
+    unscaled = rng.integers(-(2**62), 2**62, 5_000) >> rng.integers(0, 20, 5_000)
+    # In two's complement the lower half of the last two looks like a small number.
+    packed = [*unscaled.tolist(), 2**53, 2**53 + 1, -(2**53) - 1, 2**64 + 5, -(2**64) + 5]
+    values = [Decimal(f"{number}e-9") for number in packed]
+    passed = passed_through(pa.array(values, NUMERIC))
+    np.testing.assert_array_equal(passed, [float(value) for value in values])
+
+
+def test_the_largest_bignumeric_is_handed_over_though_arrow_finds_it_too_long() -> None:
+    # Its 77th digit is partial: such values do fit into the 256 bits that the service sends.
+    packed = (2**255 - 1).to_bytes(32, "little")
+    array = pa.Array.from_buffers(BIGNUMERIC, 1, [None, pa.py_buffer(packed)])
+    passed, counts = passed_through_and_counted(array)
+    assert passed.tolist() == [float(f"{2**255 - 1}e-38")]
+    assert counts.rounded == 1
+    _, _, found = train(pa.table({"f": array}))
+    assert found["f"].overflowed == 1
+
+
+def test_a_fraction_that_float32_rounds_is_counted_for_a_decimal_as_little_as_for_a_float() -> None:
+    cents = pa.array([Decimal("0.10"), Decimal("16777215.99")], NUMERIC)
+    _, _, counts = train(pa.table({"f": cents}))
+    assert counts == {}
+    _, _, counts = train(pa.table({"f": pa.array([Decimal("16777216.01")], NUMERIC)}))
+    assert counts == {"f": ColumnCounts(rounded=1)}
+
+
+def test_a_decimal_handed_over_twice_or_used_as_a_feature_is_counted_once() -> None:
+    long = pa.array([Decimal("12345678901234567890.123456789")], NUMERIC)
+    _, _, counts = train(pa.table({"f": long}), passthrough=["f"])
+    assert counts == {"f": ColumnCounts(rounded=1)}
+    nested: list[tuple[str, pa.DataType]] = [("s.p", NUMERIC), ("g", pa.int8())]
+    columns = resolve(DatasetSpec(ParquetSource("/t"), ["g"], passthrough=["s", "s.p"]), nested)
+    preparer = ChunkPreparer(columns)
+    prepared(preparer, columns, pa.table({"s.p": long, "g": pa.array([1], pa.int8())}))
+    assert preparer.counts() == {"s.p": ColumnCounts(rounded=1)}
+
+
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=50))
 def test_rounded_is_what_float32_changes(values: list[int]) -> None:
     _, _, counts = train(pa.table({"f": pa.array(values, pa.int64())}))
@@ -350,10 +431,43 @@ def test_dates_become_days_and_timestamps_microseconds_since_1970() -> None:
         assert passed.tolist() == [1_579_482_123_000_000, 0]
 
 
+def test_times_become_microseconds_since_midnight() -> None:
+    times = [datetime.time(0, 0, 1), datetime.time(23, 59, 59), None]
+    kinds = (pa.time32("s"), pa.time32("ms"), pa.time64("us"), pa.time64("ns"))
+    for kind in kinds:
+        passed = passed_through(pa.array(times, kind))
+        assert passed.dtype == np.int64
+        assert passed.tolist() == [1_000_000, 86_399_000_000, 0]
+    fine = passed_through(pa.array([datetime.time(1, 2, 3, 456_789)], pa.time64("us")))
+    assert fine.tolist() == [3_723_456_789]
+
+
+def test_a_chunk_without_features_has_no_matrix() -> None:
+    table = pa.table({"y": [1, 2, None], "id": [7, 8, 9], "s": ["a", None, "c"]})
+    columns = columns_of(table, features=(), labels=["y"], passthrough=["id", "s"])
+    codes = np.array([0, 1, 0], np.int8)
+    made = prepared(ChunkPreparer(columns), columns, table, codes, cuts=[1])
+    arrays, appendix = made["train"]
+    assert set(arrays) == {(Role.LABEL, "y"), (Role.PASSTHROUGH, "id")}
+    assert sorted(arrays[Role.PASSTHROUGH, "id"].tolist()) == [7, 9]
+    assert set(appendix.texts[Role.PASSTHROUGH, "s"].to_pylist()) == {"a", "c"}
+    arrays, appendix = made["eval"]
+    assert arrays[Role.LABEL, "y"].tolist() == [2]
+    assert appendix.valid[Role.PASSTHROUGH, "s"].tolist() == [0]
+
+
+def test_a_chunk_may_have_text_alone() -> None:
+    table = pa.table({"s": ["a", "b"]})
+    columns = columns_of(table, features=(), passthrough=["*"])
+    arrays, appendix = prepared(ChunkPreparer(columns), columns, table)["train"]
+    assert arrays == {}
+    assert set(appendix.texts[Role.PASSTHROUGH, "s"].to_pylist()) == {"a", "b"}
+
+
 def test_a_timestamp_beyond_int64_microseconds_is_refused_by_name() -> None:
-    with pytest.raises(ColumnError, match='column "p" holds a timestamp'):
+    with pytest.raises(ColumnError, match='column "p" holds a time that'):
         passed_through(pa.array([2**60], pa.int64()).cast(pa.timestamp("s")))
-    with pytest.raises(ColumnError, match='column "p" holds a timestamp'):
+    with pytest.raises(ColumnError, match='column "p" holds a time that'):
         passed_through(pa.array([-(2**63)], pa.int64()).cast(pa.timestamp("ms")))
 
 
@@ -403,11 +517,39 @@ def test_more_or_fewer_rows_than_planned_mean_that_the_source_changed() -> None:
     preparer.start(CHUNK, {"train": 3, "eval": 1})
     preparer.add(batch, np.zeros(3, np.int8))
     with pytest.raises(SourceChanged, match=r"3 train and 1 eval rows.*3 and 0"):
-        preparer.fill("train", empty_arrays(columns, 3))
+        preparer.finish()
     preparer.start(CHUNK, {"train": 3})
     preparer.add(batch, np.array([0, 1, 0], np.int8))
     with pytest.raises(SourceChanged, match="2 and 1"):
-        preparer.fill("train", empty_arrays(columns, 3))
+        preparer.finish()
+
+
+def test_pieces_that_arrive_in_turns_make_the_chunk_that_they_make_one_after_another() -> None:
+    table = pa.table({"f": [float(i) for i in range(90)], "t": [f"row {i}" for i in range(90)]})
+    columns = columns_of(table, passthrough=["t"])
+    codes = np.array([(i * 7) % 3 - 1 for i in range(90)], np.int8)  # dropped, train, eval
+    (batch,) = table.to_batches()
+    in_order = prepared(ChunkPreparer(columns), columns, table, codes)
+
+    def row(number: int) -> tuple[pa.RecordBatch, NDArray[np.int8]]:
+        return batch.slice(number, 1), codes[number : number + 1]
+
+    preparer = ChunkPreparer(columns)
+    # The pieces have 40, 20 and 30 rows; the second might have had 35, and all but the last
+    # slot have a gap, since rows were dropped.
+    preparer.start(CHUNK, None, slots=[40, 35, 30])
+    for turn in range(40):
+        for piece, (first, rows) in enumerate(((0, 40), (40, 20), (60, 30))):
+            if turn < rows:
+                preparer.add(*row(first + turn), piece)
+    assert preparer.finish() == {"train": 30, "eval": 30}
+    for split in SPLITS:
+        arrays = empty_arrays(columns, 30)
+        appendix = preparer.fill(split, arrays)
+        expected_arrays, expected_appendix = in_order[split]
+        for key, values in arrays.items():
+            np.testing.assert_array_equal(values, expected_arrays[key])
+        assert appendix.texts == expected_appendix.texts
 
 
 def test_arrays_of_the_wrong_shape_or_dtype_are_refused() -> None:
@@ -416,6 +558,7 @@ def test_arrays_of_the_wrong_shape_or_dtype_are_refused() -> None:
     preparer = ChunkPreparer(columns)
     preparer.start(CHUNK, {"train": 2})
     preparer.add(table.to_batches()[0], np.zeros(2, np.int8))
+    preparer.finish()
     for wrong in (np.zeros((3, 1), np.float32), np.zeros((2, 1)), np.zeros(2, np.float32)):
         with pytest.raises(ValueError, match="was given for float32"):
             preparer.fill("train", {(Role.FEATURES, "features"): wrong})
@@ -431,6 +574,7 @@ def test_sliced_batches_with_odd_offsets_keep_their_values_and_nulls() -> None:
     preparer = ChunkPreparer(columns)
     preparer.start(CHUNK, {"train": 61})
     preparer.add(table.to_batches()[0].slice(13, 61), np.zeros(61, np.int8))
+    preparer.finish()
     arrays = empty_arrays(columns, 61)
     appendix = preparer.fill("train", arrays)
     order = permutation(CHUNK, "train", 61).tolist()

@@ -26,6 +26,9 @@ TABLE: dict[str, pa.DataType] = {
     "tags": pa.list_(pa.string()),
     "blob": pa.binary(),
     "when": pa.timestamp("ns", tz="UTC"),
+    "local": pa.timestamp("us"),
+    "span": pa.month_day_nano_interval(),
+    "validity": pa.struct([("start", pa.date32()), ("end", pa.date32())]),
     "day": pa.date32(),
     "clock": pa.time64("us"),
     "nothing": pa.null(),
@@ -139,7 +142,9 @@ def test_a_text_label_is_refused() -> None:
     assert "query" in text
 
 
-@pytest.mark.parametrize("column", ["price", "tags", "blob", "when", "day", "clock", "nothing"])
+@pytest.mark.parametrize(
+    "column", ["tags", "blob", "when", "local", "day", "clock", "span", "validity", "nothing"]
+)
 @pytest.mark.parametrize("field", ["features", "labels", "weight_column"])
 def test_what_is_no_number_is_refused_by_name_and_type(field: str, column: str) -> None:
     text = complaint(**{field: column})
@@ -147,7 +152,31 @@ def test_what_is_no_number_is_refused_by_name_and_type(field: str, column: str) 
     assert "query" in text
 
 
-@pytest.mark.parametrize("column", ["price", "tags", "blob", "clock", "nothing"])
+@pytest.mark.parametrize(
+    ("field", "column", "name", "sql"),
+    [
+        ("features", "when", "(TIMESTAMP)", "UNIX_SECONDS(when)"),
+        ("features", "local", "(DATETIME)", "UNIX_SECONDS(TIMESTAMP(local))"),
+        ("labels", "day", "(DATE)", "UNIX_DATE(day)"),
+        ("features", "clock", "(TIME)", "EXTRACT(HOUR FROM clock)"),
+        ("weight_column", "tags", "(ARRAY)", "tags[SAFE_OFFSET(0)]"),
+        ("features", "blob", "(BYTES)", "BYTE_LENGTH(blob)"),
+        ("features", "span", "(INTERVAL)", "EXTRACT(DAY FROM span)"),
+        ("passthrough", "tags", "(ARRAY)", "UNNEST(tags)"),
+        ("passthrough", "blob", "(BYTES)", "TO_HEX(blob)"),
+        ("passthrough", "span", "(INTERVAL)", "CAST(span AS STRING)"),
+        ("passthrough", "validity", "(RANGE)", "RANGE_START(validity)"),
+    ],
+)
+def test_a_refusal_says_the_warehouse_s_type_and_the_sql_that_helps(
+    field: str, column: str, name: str, sql: str
+) -> None:
+    text = complaint(**{field: column if field == "weight_column" else [column]})
+    assert f'"{column}" is of type {TABLE[column]} {name}' in text
+    assert sql in text
+
+
+@pytest.mark.parametrize("column", ["tags", "blob", "span", "validity", "nothing"])
 def test_what_cannot_be_handed_over_is_refused_by_name_and_type(column: str) -> None:
     text = complaint(passthrough=[column])
     assert f'passthrough: column "{column}" is of type {TABLE[column]}' in text
@@ -185,6 +214,107 @@ def test_the_columns_of_a_chunk_have_the_dtypes_that_torch_can_hold() -> None:
     )
     assert columns.text_columns() == ((Role.PASSTHROUGH, "city"),)
     assert columns.row_nbytes == 3 * 4 + 4 + 4 + 4 * 8 + 1 + 8 + 8
+
+
+def test_decimals_are_numbers_and_times_are_handed_over_as_integers() -> None:
+    columns = resolved(
+        features=["price"], labels=["price"], weight_column="price", passthrough=["price", "clock"]
+    )
+    dtypes = [(column.name, column.dtype) for column in columns.fixed_columns()[3:]]
+    assert dtypes == [("price", "float64"), ("clock", "int64")]
+
+
+STORABLE: dict[str, pa.DataType] = {
+    "id": pa.int64(),
+    "features.x": pa.float32(),
+    "features.home.floor": pa.int8(),
+    "labels.x": pa.bool_(),
+    "home.floor": pa.int8(),
+    "x": pa.string(),
+}
+
+
+def test_a_star_hands_over_every_leaf_by_its_path() -> None:
+    columns = resolved(STORABLE, features=["id"], passthrough=["*"])
+    assert names(columns.passthrough) == [(path, path) for path in STORABLE]
+
+
+def test_a_star_hands_over_no_column_twice() -> None:
+    columns = resolved(STORABLE, features=["id"], passthrough=["id", "*"])
+    assert sorted(names(columns.passthrough)) == sorted((path, path) for path in STORABLE)
+
+
+def test_a_star_is_no_feature() -> None:
+    assert 'no column "*"' in complaint(features=["*"])
+
+
+def test_passthrough_leaves_of_one_name_are_told_apart_by_their_paths() -> None:
+    columns = resolved(STORABLE, features=["id"], passthrough=["features", "labels"])
+    assert names(columns.passthrough) == [
+        ("features.x", "features.x"),
+        ("features.home.floor", "home.floor"),
+        ("labels.x", "labels.x"),
+    ]
+
+
+def test_a_leaf_whose_short_name_is_another_s_path_is_called_by_its_own() -> None:
+    columns = resolved(STORABLE, features=["id"], passthrough=["features", "x", "home.floor"])
+    assert names(columns.passthrough) == [
+        ("features.x", "features.x"),
+        ("features.home.floor", "features.home.floor"),
+        ("x", "x"),
+        ("home.floor", "home.floor"),
+    ]
+
+
+def test_a_path_that_becomes_a_name_may_be_another_s_short_name() -> None:
+    table = {"a.b": pa.int8(), "b": pa.int8(), "c.a.b": pa.int8()}
+    columns = resolved(table, features=["b"], passthrough=["a", "b", "c"])
+    assert names(columns.passthrough) == [("a.b", "a.b"), ("b", "b"), ("c.a.b", "c.a.b")]
+
+
+def test_there_need_be_no_features() -> None:
+    columns = resolved(features=(), labels=["w"], passthrough=["city", "row_id"])
+    assert columns.features == ()
+    assert columns.fixed_columns() == (
+        (Role.LABEL, "w", "float32", 1),
+        (Role.PASSTHROUGH, "row_id", "int64", 1),
+    )
+    assert columns.row_nbytes == 4 + 8 + 8
+    assert columns.source_columns == ("w", "city", "row_id")
+
+
+def test_without_features_exclusions_are_of_passthrough_columns() -> None:
+    kept = [path for path in TABLE if storable(path)]
+    left_out = [path for path in TABLE if not storable(path)]
+    columns = resolved(features=(), passthrough=["*"], exclude_features=left_out)
+    assert names(columns.passthrough) == [(path, path) for path in kept]
+
+
+def storable(path: str) -> bool:
+    try:
+        resolved(features=["age"], passthrough=[path])
+    except ColumnError:
+        return False
+    return True
+
+
+def test_a_star_over_what_cannot_be_handed_over_says_how_to_leave_it_out() -> None:
+    text = complaint(features=(), passthrough=["*"])
+    assert 'column "tags"' in text
+    assert "exclude_features" in text
+    assert "exclude_features" not in complaint(features=["age"], passthrough=["tags"])
+
+
+def test_excluding_what_is_no_passthrough_column_is_refused_with_near_names() -> None:
+    text = complaint(features=(), passthrough=["city"], exclude_features=["citi"])
+    assert '"citi" is no passthrough column' in text
+    assert "Did you mean city?" in text
+
+
+def test_excluding_every_passthrough_column_is_refused() -> None:
+    text = complaint(features=(), labels=["w"], passthrough=["city"], exclude_features=["city"])
+    assert "leaves no passthrough column" in text
 
 
 def test_a_resolution_travels_to_a_worker() -> None:

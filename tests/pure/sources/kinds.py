@@ -15,8 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from faucet_client.spec import DuckDBSource, ParquetSource
-from faucet_client.spec import Source as SourceDescription
-from faucetd.fetch.opening import open_source
+from faucetd.fetch.opening import FileDescription, open_files
 from faucetd.fetch.pieces import Piece
 from faucetd.fetch.source import Source
 
@@ -33,7 +32,7 @@ class Kind:
     """
 
     name: str
-    write: Callable[[Path, pa.Table], SourceDescription]
+    write: Callable[[Path, pa.Table], FileDescription]
     reads_a_copy: bool = False
 
     def __str__(self) -> str:
@@ -47,8 +46,8 @@ class Place:
     folder: Path
     scratch: Path
 
-    def open(self, description: SourceDescription, snapshot: str | None = None) -> Source:
-        return open_source(
+    def open(self, description: FileDescription, snapshot: str | None = None) -> Source:
+        return open_files(
             description,
             scratch_dir=str(self.scratch),
             allowed_roots=[str(self.folder)],
@@ -84,7 +83,7 @@ def tuples(batch: pa.RecordBatch | pa.Table) -> list[Row]:
     return list(zip(*columns, strict=True))
 
 
-def _parquet_file(folder: Path, table: pa.Table) -> SourceDescription:
+def _parquet_file(folder: Path, table: pa.Table) -> FileDescription:
     path = folder / "table.parquet"
     part = folder / "table.part"
     pq.write_table(table, part, write_page_checksum=True)
@@ -92,7 +91,7 @@ def _parquet_file(folder: Path, table: pa.Table) -> SourceDescription:
     return ParquetSource(str(path))
 
 
-def _parquet_files(folder: Path, table: pa.Table) -> SourceDescription:
+def _parquet_files(folder: Path, table: pa.Table) -> FileDescription:
     third = -(-table.num_rows // 3)
     for number in range(3):
         part = folder / f"{number}.part"
@@ -116,11 +115,11 @@ def _duckdb(folder: Path, table: pa.Table, *statements: str) -> str:
     return str(path)
 
 
-def _duckdb_table(folder: Path, table: pa.Table) -> SourceDescription:
+def _duckdb_table(folder: Path, table: pa.Table) -> FileDescription:
     return DuckDBSource(_duckdb(folder, table, "CREATE TABLE t AS FROM given"), table="t")
 
 
-def _duckdb_deleted(folder: Path, table: pa.Table) -> SourceDescription:
+def _duckdb_deleted(folder: Path, table: pa.Table) -> FileDescription:
     """Rows are deleted before, between and after those that stay."""
     nulls = pa.table({field.name: pa.nulls(3_000, field.type) for field in table.schema})
     twice = [row for row in range(table.num_rows) for _ in range(2)]
@@ -135,14 +134,14 @@ def _duckdb_deleted(folder: Path, table: pa.Table) -> SourceDescription:
     return DuckDBSource(path, table="main.t")
 
 
-def _duckdb_view(folder: Path, table: pa.Table) -> SourceDescription:
+def _duckdb_view(folder: Path, table: pa.Table) -> FileDescription:
     path = _duckdb(
         folder, table, "CREATE TABLE t AS FROM given", 'CREATE VIEW "the view" AS SELECT * FROM t'
     )
     return DuckDBSource(path, table="the view")
 
 
-def _duckdb_query(folder: Path, table: pa.Table) -> SourceDescription:
+def _duckdb_query(folder: Path, table: pa.Table) -> FileDescription:
     path = _duckdb(folder, table, "CREATE TABLE t AS FROM given")
     return DuckDBSource(path, query="SELECT * FROM t WHERE true -- all of it")
 

@@ -406,7 +406,7 @@ def test_bytes_that_decayed_unnoticed_are_an_error_that_names_the_place(
 _MEASURE = """
 import sys
 from faucet_client.spec import DuckDBSource, ParquetSource
-from faucetd.fetch.opening import open_source
+from faucetd.fetch.opening import open_files
 from faucetd.fetch.pieces import Piece
 
 def peak():
@@ -415,7 +415,7 @@ def peak():
 
 description, folder, scratch = eval(sys.argv[1]), sys.argv[2], sys.argv[3]
 before = peak()
-source = open_source(
+source = open_files(
     description, scratch_dir=scratch, allowed_roots=[folder], duckdb_memory_limit="64MB"
 )
 names = [column.name for column in source.columns()]

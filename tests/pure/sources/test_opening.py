@@ -13,9 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from faucet_client.spec import DuckDBSource, ParquetSource
-from faucet_client.spec import Source as SourceDescription
 from faucetd.errors import SourceForbidden, SourceNotFound, SourceReadError
-from faucetd.fetch.opening import current_snapshot, open_source
+from faucetd.fetch.opening import FileDescription, current_snapshot, open_files
 from faucetd.fetch.source import Source
 from tests.pure.sources.kinds import rows_of, whole
 
@@ -38,10 +37,10 @@ def outside(tmp_path: Path) -> Path:
     return folder
 
 
-def try_open(description: SourceDescription, *roots: Path) -> Source:
+def try_open(description: FileDescription, *roots: Path) -> Source:
     allowed = [str(root) for root in roots]
     scratch = tempfile.gettempdir()
-    return open_source(description, scratch_dir=scratch, allowed_roots=allowed)
+    return open_files(description, scratch_dir=scratch, allowed_roots=allowed)
 
 
 def test_what_lies_under_any_root_opens(root: Path, outside: Path) -> None:

@@ -1,0 +1,236 @@
+"""An open dataset, as the daemon's main process knows it: its plan, and what became of it."""
+
+from __future__ import annotations
+
+import time
+
+from faucet_client.spec import SPLITS, DatasetSpec, Split
+from faucet_client.status import ColumnCounts, CostStatus, DatasetStatus
+from faucetd.errors import SourceChanged
+from faucetd.fetch.bigquery.settings import BigQuerySettings
+from faucetd.fetch.pieces import PlannedChunk
+from faucetd.schedule import events
+from faucetd.schedule.instructions import SegmentId
+from faucetd.serve.backend import DatasetInfo
+from faucetd.worker.messages import Counts, FoundChunk, Loaded, Opened
+
+EXPIRY_MARGIN_S = 600.0
+"""A dataset whose warehouse will not let it be read for longer is not joined any more."""
+
+
+class OpenDataset:
+    """A dataset and its plan.
+
+    Args:
+        spec: What was asked for.
+        opened: What a worker made of it.
+        opened_at: When, in seconds since 1970.
+
+    Attributes:
+        chunks: By number.
+        broken: Why the plan cannot be used any more, or "".
+        failures: Why chunks could not be made, by chunk, until they are.
+        passes: Passes over a split that readers were given, in all, who have left.
+    """
+
+    def __init__(self, spec: DatasetSpec, opened: Opened, opened_at: float) -> None:
+        self.spec = spec
+        self.opened = opened
+        self.opened_at = opened_at
+        self.chunks: list[PlannedChunk] = list(opened.chunks)
+        self.broken = ""
+        self.failures: dict[int, str] = {}
+        self.passes = 0.0
+        self._chunks_made = 0
+        self._rows_read = 0
+        self._bytes_read = 0
+        self._counts: dict[str, Counts] = {}
+        self._found_rows: dict[Split, int] = dict.fromkeys(SPLITS, 0)
+
+    @property
+    def key(self) -> str:
+        """The hash that names it."""
+        return self.opened.key
+
+    @property
+    def ticket(self) -> str:
+        """What workers need to read a warehouse; "" for files."""
+        return "" if self.opened.warehouse is None else self.opened.warehouse.ticket
+
+    @property
+    def complete(self) -> bool:
+        """Whether no chunk is open."""
+        return not any(chunk.open for chunk in self.chunks)
+
+    def rows(self, split: Split) -> int:
+        """Rows of the split, exact."""
+        if self.opened.totals:
+            total = self.opened.totals.get(split)
+            return 0 if total is None else total.rows
+        return sum(rows_of(chunk, split) for chunk in self.chunks)
+
+    def added(self) -> events.DatasetAdded:
+        """What the scheduler is told of it, as it was opened."""
+        opened = self.opened
+        return events.DatasetAdded(
+            opened.key,
+            tuple(
+                _info(chunk, {split: opened.segment_bytes[split][number] for split in SPLITS})
+                for number, chunk in enumerate(opened.chunks)
+            ),
+            {
+                split: events.Totals(total.rows, total.nbytes)
+                for split, total in opened.totals.items()
+            },
+        )
+
+    def find(self, number: int, found: FoundChunk) -> events.Found:
+        """An open chunk was read.
+
+        Returns:
+            What the scheduler is told.
+
+        Raises:
+            SourceChanged: the pass has more or fewer rows than were counted.
+        """
+        rows = {split: self._found_rows[split] + rows_of(found.chunk, split) for split in SPLITS}
+        last = found.following is None and not any(
+            chunk.open for other, chunk in enumerate(self.chunks) if other != number
+        )
+        for split in SPLITS:
+            counted = self.rows(split)
+            if rows[split] > counted or (last and rows[split] < counted):
+                more = "more than" if rows[split] > counted else "only"
+                raise SourceChanged(
+                    f"{self.spec.source}: the {split} split was counted to have {counted:,} rows, "
+                    f"and reading it has given {more} {min(rows[split], counted):,}. No epoch "
+                    "would be exact, so it ends here; open the dataset again, which counts anew"
+                )
+        self._found_rows = rows
+        self.chunks[number] = found.chunk
+        if found.following is not None:
+            self.chunks.append(found.following)
+        return events.Found(
+            _info(found.chunk, found.chunk_bytes),
+            None if found.following is None else _info(found.following, found.following_bytes),
+        )
+
+    def made(self, chunk: int, loaded: Loaded) -> None:
+        """A chunk was made, perhaps again."""
+        self.failures.pop(chunk, None)
+        self._chunks_made += 1
+        self._rows_read += loaded.rows_read
+        self._bytes_read += loaded.bytes_read
+        for column, counts in loaded.counts.items():
+            self._counts[column] = _add(self._counts.get(column), counts)
+
+    def joinable(self, *, in_use: bool, all_resident: bool, max_age_s: float) -> bool:
+        """Whether who asks for the same spec of a warehouse shall share it.
+
+        Args:
+            in_use: Somebody reads it, or it is in memory.
+            all_resident: Nothing of it need ever be read again.
+            max_age_s: How long a snapshot that nobody uses is kept.
+        """
+        facts = self.opened.warehouse
+        assert facts is not None, "files are asked for their snapshot"
+        if self.broken:
+            return False
+        age_s = max(time.time() - self.opened_at, 0.0)
+        if age_s > facts.lifetime_s - EXPIRY_MARGIN_S and not all_resident:
+            return False
+        return in_use or age_s < max_age_s
+
+    def info(self) -> DatasetInfo:
+        """What clients are told."""
+        opened = self.opened
+        facts = opened.warehouse
+        return DatasetInfo(
+            key=opened.key,
+            rows={split: self.rows(split) for split in SPLITS},
+            features=opened.features,
+            labels=opened.labels,
+            passthrough=opened.passthrough,
+            weighted=opened.weighted,
+            chunks=len(self.chunks) if self.complete else 0,
+            passthrough_paths=opened.passthrough_paths,
+            principal="" if facts is None else facts.principal,
+            query_bytes_billed=0 if facts is None else facts.query_bytes,
+            read_bytes_estimated=0 if facts is None else facts.pass_bytes,
+        )
+
+    def status(
+        self, resident: dict[SegmentId, int], passes_now: float, settings: BigQuerySettings
+    ) -> DatasetStatus:
+        """What a status says.
+
+        Args:
+            resident: Its segments in memory, with their bytes.
+            passes_now: Passes that the readers of now have been given.
+            settings: The prices.
+        """
+        failure = self.broken or next(iter(self.failures.values()), "")
+        return DatasetStatus(
+            key=self.opened.key,
+            source=str(self.spec.source),
+            state="failed" if failure else "ready",
+            error=failure,
+            train_rows=self.rows("train"),
+            eval_rows=self.rows("eval"),
+            chunks=len(self.chunks),
+            chunks_resident=len({segment.chunk for segment in resident}),
+            chunks_made=self._chunks_made,
+            resident_bytes=sum(resident.values()),
+            source_rows_read=self._rows_read,
+            source_bytes_read=self._bytes_read,
+            count_rows_read=self.opened.count_rows_read,
+            count_bytes_read=self.opened.count_bytes_read,
+            counts=tuple(
+                ColumnCounts(
+                    column, counts.nulls, counts.rounded, counts.overflowed, counts.not_finite
+                )
+                for column, counts in sorted(self._counts.items())
+            ),
+            cost=self._cost(passes_now, settings),
+            notes=() if self.opened.warehouse is None else self.opened.warehouse.notes,
+        )
+
+    def _cost(self, passes_now: float, settings: BigQuerySettings) -> CostStatus | None:
+        facts = self.opened.warehouse
+        if facts is None:
+            return None
+        total = sum(self.rows(split) for split in SPLITS)
+        return CostStatus(
+            query_bytes=facts.query_bytes,
+            read_bytes=round(facts.pass_bytes * self._rows_read / total),
+            pass_bytes=facts.pass_bytes,
+            passes_served=self.passes + passes_now,
+            query_price_per_tib=settings.query_price_per_tib or 0.0,
+            read_price_per_tib=settings.read_price_per_tib or 0.0,
+        )
+
+
+def rows_of(chunk: PlannedChunk, split: Split) -> int:
+    """The chunk's rows of a split."""
+    return chunk.train_rows if split == "train" else chunk.eval_rows
+
+
+def _info(chunk: PlannedChunk, nbytes: dict[Split, int]) -> events.ChunkInfo:
+    splits = [split for split in SPLITS if rows_of(chunk, split)]
+    return events.ChunkInfo(
+        lane=chunk.lane,
+        rows={split: rows_of(chunk, split) for split in splits},
+        nbytes={split: nbytes[split] for split in splits},
+        open=chunk.open,
+    )
+
+
+def _add(total: Counts | None, more: Counts) -> Counts:
+    if total is None:
+        return more
+    return Counts(
+        nulls=total.nulls + more.nulls,
+        rounded=total.rounded + more.rounded,
+        overflowed=total.overflowed + more.overflowed,
+        not_finite=total.not_finite + more.not_finite,
+    )

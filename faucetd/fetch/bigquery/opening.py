@@ -1,0 +1,556 @@
+"""How to read a dataset from BigQuery, decided once, when it is opened.
+
+In two steps, since which columns are needed is decided by whoever knows the dataset, once the
+columns are known: `look` finds the columns, `begin` decides and starts. What comes out is a ticket,
+by which any process can read (`table`), with the exact rows of each split and what it all costs.
+
+The cheapest way that serves is taken:
+
+1. A read session of the table itself, with the needed columns and the filter.
+2. A query into a table of ours, and a session of that: for views, external tables and queries; for
+   a hash column whose text only BigQuery knows; where the service refuses the filter in a session;
+   and for chunks by hash, where the query deals the rows to partitions.
+
+Rows are counted by a query, or, where these credentials may not run one, by reading the hash column
+alone. Rows outside the sample are left out by the filter; train and eval rows come together and are
+told apart by whoever reads.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from faucet_client.spec import BigQuerySource, Split, SplitBuckets
+from faucetd.errors import (
+    BudgetError,
+    ConfigError,
+    SourceEmpty,
+    SourceReadError,
+    SpecError,
+)
+from faucetd.fetch.bigquery import jobs, sql
+from faucetd.fetch.bigquery.columns import flat_columns, kind_of
+from faucetd.fetch.bigquery.connection import Connection
+from faucetd.fetch.bigquery.jobs import JobsForbidden, TableInfo
+from faucetd.fetch.bigquery.session import FilterRefused, ReadSession, create_session
+from faucetd.fetch.bigquery.settings import BigQuerySettings
+from faucetd.fetch.bigquery.table import BigQueryTable, Ticket, flat_schema
+from faucetd.fetch.pieces import UNKNOWN, Piece, PlannedChunk
+from faucetd.fetch.source import Column
+from faucetd.fetch.split import EVAL, TRAIN, Splitter, is_hashable
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a dataset needs of the rows.
+
+    Attributes:
+        columns: The leaves to read, by dotted path.
+        hash_column: The leaf that decides the split.
+        buckets: Which buckets are whose.
+        chunking: "auto", "arrival" or "hash".
+        chunk_rows: Chooses the rows a chunk, of all rows.
+        too_large: Whether so many rows are more than the memory budget can hold.
+        streams: Streams to read in parallel, if the settings do not say.
+    """
+
+    columns: tuple[str, ...]
+    hash_column: str | None
+    buckets: SplitBuckets
+    chunking: str
+    chunk_rows: Callable[[int], int]
+    too_large: Callable[[int], bool]
+    streams: int
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was decided.
+
+    Attributes:
+        ticket: What to read.
+        rows: Of each split, exact.
+        chunk_rows: Rows a chunk, at most, of a session; about, of chunks by hash.
+        chunks: The plan, if it is known: the chunks by hash.
+        query_bytes: What queries were billed for.
+        pass_bytes: What a pass is billed for, as the service estimates.
+        lifetime_s: Seconds for which the ticket serves.
+        notes: What a person should know of the way that was taken.
+    """
+
+    ticket: Ticket
+    rows: dict[Split, int]
+    chunk_rows: int
+    chunks: tuple[PlannedChunk, ...]
+    query_bytes: int
+    pass_bytes: int
+    lifetime_s: float
+    notes: tuple[str, ...]
+
+
+class Look:
+    """A table, view or query, looked at.
+
+    Args:
+        connection: The clients.
+        settings: How to reach the service, and what it may cost.
+        source: What to look at.
+
+    Attributes:
+        columns: Its leaves, in its order.
+
+    Raises:
+        SpecError: the source contradicts the table, as a partition_date where there is none.
+        SourceNotFound, SourceForbidden, SourceReadError, ConfigError: see `faults`.
+    """
+
+    def __init__(
+        self, connection: Connection, settings: BigQuerySettings, source: BigQuerySource
+    ) -> None:
+        self.connection = connection
+        self.settings = settings
+        self.source = source
+        self.info: TableInfo | None = None
+        self.location: str | None = None
+        if source.table is not None:
+            self.info = jobs.describe(connection, settings, source.table)
+            self.location = self.info.location
+            self.schema = self.info.schema
+            self.resource = self.info.table
+            self.where = sql.all_of(
+                _partition_filter(source, self.info), sql.user_filter(source.filter)
+            )
+        else:
+            assert source.query is not None, "a source has a table or a query"
+            self.resource = "the query"
+            self.where = ""
+            try:
+                tried = jobs.dry_run(
+                    connection, settings, sql.single_statement(source.query), resource=self.resource
+                )
+            except JobsForbidden as error:
+                raise error.explained from error
+            if tried.statement not in (None, "SELECT"):
+                raise SpecError(
+                    "BigQuerySource.query must be exactly one SELECT statement, but BigQuery reads "
+                    f"it as {tried.statement}"
+                )
+            self.schema = tried.schema
+            self.location = tried.location
+        self.columns: Sequence[Column] = flat_columns(self.schema, self.resource)
+
+    def kind(self, column: str | None) -> str:
+        """The type of a leaf in BigQuery's word."""
+        return "STRING" if column is None else kind_of(self.schema, column)
+
+
+def begin(look: Look, needs: Needs) -> Reading:
+    """Counts the rows, decides how to read them, and makes the sessions and tables for it.
+
+    Raises:
+        SourceEmpty: there are no rows to read.
+        BudgetError: it would be billed for more than `max_bytes_billed`.
+        ConfigError: a dataset for results is needed, and none is set.
+        SourceNotFound, SourceForbidden, SourceReadError: see `faults`.
+    """
+    return _Beginning(look, needs).decide()
+
+
+@dataclass
+class _Rows:
+    """Where the rows stand that sessions shall read.
+
+    Attributes:
+        table: The table.
+        where: What rows of it must meet, in SQL.
+        snapshot_ms: As of when; None for a table of ours, which does not change.
+        has_buckets: Whether it has the column of buckets.
+        rows: Of all of it, where they are known.
+    """
+
+    table: sql.TableName
+    where: str
+    snapshot_ms: int | None
+    has_buckets: bool = False
+    rows: int | None = None
+
+
+@dataclass
+class _Beginning:
+    look: Look
+    needs: Needs
+    query_bytes: int = 0
+    notes: list[str] = field(default_factory=list)
+    jobs_forbidden: JobsForbidden | None = None
+    snapshot_ms: int | None = None
+
+    def decide(self) -> Reading:
+        look, needs = self.look, self.needs
+        self.snapshot_ms = self._choose_snapshot_ms()
+        rows = self._direct() or self._write()
+        counted = self._count(rows)
+        total = sum(counted.values())
+        if total == 0:
+            raise SourceEmpty(f"{look.resource}{self._part()} has no rows in the splits")
+        chunk_rows = needs.chunk_rows(total)
+        if self._by_hash(total):
+            return self._chunked(total, chunk_rows)
+        return self._streamed(rows, counted, chunk_rows)
+
+    # The moment.
+
+    def _choose_snapshot_ms(self) -> int | None:
+        """As of when a table is read, by the service's clock; None for what has no history."""
+        look = self.look
+        if look.info is None or look.info.kind not in ("TABLE", "CLONE"):
+            return None
+        asked = look.source.snapshot_ms()
+        if asked is not None:
+            return asked
+        try:
+            now = jobs.server_now_ms(look.connection, look.settings)
+        except JobsForbidden as error:
+            self._forbidden(error)
+            # The service's own word, too, and nothing has changed since.
+            now = look.info.modified_ms
+        return max(now, look.info.created_ms)
+
+    def _forbidden(self, error: JobsForbidden) -> None:
+        if self.jobs_forbidden is None:
+            self.notes.append(
+                f"{self.look.connection.principal} may not run queries "
+                "(bigquery.jobs.create): rows are counted by reading"
+            )
+        self.jobs_forbidden = error
+
+    # The way.
+
+    def _direct(self) -> _Rows | None:
+        """The table itself, if sessions of it serve."""
+        info = self.look.info
+        if info is None or not info.readable:
+            what = "a query" if info is None else f"{info.table} is of type {info.kind}, so a query"
+            self.notes.append(f"{what} has written the rows to be read")
+            return None
+        if not self._hash_is_local():
+            self.notes.append(
+                "a query has computed the split: only BigQuery knows the text of "
+                f"{self.needs.hash_column}"
+            )
+            return None
+        rows = _Rows(info.name, self.look.where, self.snapshot_ms)
+        return rows if self._filter_serves(rows) else None
+
+    def _hash_is_local(self) -> bool:
+        """Whether whoever reads can compute the split."""
+        kind = self._hash_type()
+        return kind is None or is_hashable(kind)
+
+    def _hash_type(self) -> pa.DataType | None:
+        for column in self.look.columns:
+            if column.name == self.needs.hash_column:
+                return column.type
+        return None
+
+    def _sample(self) -> str:
+        needs = self.needs
+        return sql.sample_filter(
+            needs.hash_column, needs.buckets, kind=self.look.kind(needs.hash_column)
+        )
+
+    def _filter_serves(self, rows: _Rows) -> bool:
+        """Whether the service takes the filter in a session, which `rows` then has.
+
+        It is tried on a session of one column, which is thrown away: one that is not read costs
+        nothing.
+        """
+        sample = self._sample()
+        where = sql.all_of(rows.where, sample)
+        if not where:
+            return True
+        try:
+            self._session(rows, where, [self._cheapest()], streams=1)
+        except FilterRefused as error:
+            if self.jobs_forbidden is not None:
+                if rows.where:
+                    raise self.jobs_forbidden.explained from error
+                return True  # the sample is dealt while reading, at the price of reading all
+            _log.warning("BigQuery refused a filter in a read session: %s", error)
+            self.notes.append(f"a query applies the filter, which a read session refused: {error}")
+            return False
+        rows.where = where
+        return True
+
+    def _by_hash(self, total: int) -> bool:
+        chunking = self.needs.chunking
+        settings = self.look.settings
+        if chunking == "hash" and settings.result_dataset is None:
+            raise ConfigError(
+                'chunking="hash" writes a table: set [bigquery] result_dataset to a dataset where '
+                'the daemon may create tables, or use chunking="arrival"'
+            )
+        if chunking == "hash" and self.jobs_forbidden is not None:
+            raise self.jobs_forbidden.explained
+        if chunking != "auto" or not self.needs.too_large(total):
+            return chunking == "hash"
+        if settings.result_dataset is None or self.jobs_forbidden is not None:
+            self.notes.append(
+                "the prepared rows exceed memory_budget, so later epochs read the table again, "
+                "which works for the 6 hours of a read session; with [bigquery] result_dataset set "
+                'it would be read by chunking="hash", for as long as needed'
+            )
+            return False
+        return True
+
+    def _write(self, chunks: int | None = None) -> _Rows:
+        """Has a query write the needed rows into a table that sessions can read."""
+        look, needs = self.look, self.needs
+        leaves = self._leaves()
+        bucket = None
+        if not self._hash_is_local() and needs.hash_column is not None:
+            bucket = sql.bucket(
+                needs.hash_column,
+                needs.buckets.buckets,
+                kind=look.kind(needs.hash_column),
+                alias=sql.ROWS,
+            )
+            leaves = [leaf for leaf in leaves if leaf in needs.columns]
+        statement = sql.select(
+            self._from(),
+            leaves,
+            where=sql.all_of(look.where, self._sample()),
+            bucket_of=bucket,
+            chunks=chunks,
+        )
+        try:
+            result = jobs.materialize(
+                look.connection,
+                look.settings,
+                statement,
+                chunks=chunks,
+                location=look.location,
+                max_bytes_billed=self._left(),
+                resource=look.resource,
+            )
+        except JobsForbidden as error:
+            raise error.explained from error
+        self.query_bytes += result.bytes_billed
+        return _Rows(result.destination, "", None, bucket is not None, result.rows)
+
+    def _from(self) -> str:
+        look = self.look
+        if look.info is None:
+            assert look.source.query is not None
+            return sql.rows_of_query(look.source.query)
+        return sql.rows_of(look.info.name, self.snapshot_ms)
+
+    def _leaves(self) -> list[str]:
+        needs = self.needs
+        hashed = [] if needs.hash_column is None else [needs.hash_column]
+        return list(dict.fromkeys([*needs.columns, *hashed]))
+
+    def _left(self) -> int | None:
+        """What of the limit is left."""
+        limit = self.look.settings.max_bytes_billed
+        return None if limit is None else max(limit - self.query_bytes, 0)
+
+    # Counting.
+
+    def _count(self, rows: _Rows) -> dict[Split, int]:
+        needs = self.needs
+        if needs.hash_column is None and rows.rows is not None:
+            return {"train": rows.rows, "eval": 0}
+        if self.jobs_forbidden is None:
+            try:
+                return self._count_by_query(rows)
+            except JobsForbidden as error:
+                self._forbidden(error)
+        return self._count_by_reading(rows)
+
+    def _count_by_query(self, rows: _Rows) -> dict[Split, int]:
+        look, needs = self.look, self.needs
+        counted = jobs.count_splits(
+            look.connection,
+            look.settings,
+            sql.rows_of(rows.table, rows.snapshot_ms),
+            needs.buckets,
+            hash_column=sql.BUCKET if rows.has_buckets else needs.hash_column,
+            kind=look.kind(needs.hash_column),
+            where=rows.where,
+            location=look.location,
+            max_bytes_billed=self._left(),
+            resource=look.resource,
+        )
+        self.query_bytes += counted.job.bytes_billed
+        return dict(counted.rows)
+
+    def _count_by_reading(self, rows: _Rows) -> dict[Split, int]:
+        needs = self.needs
+        column = needs.hash_column or self._cheapest()
+        session = self._session(rows, rows.where, [column], streams=4)
+        self.query_bytes += session.estimated_bytes
+        counted = np.zeros(2, np.int64)
+        table = self._table(self._ticket(rows, session, (column,)))
+        splitter = None if needs.hash_column is None else self._splitter(table)
+        for stream in table.streams():
+            for fetched in table.read(Piece(stream.id, 0, UNKNOWN), [column]):
+                if splitter is None:
+                    counted[TRAIN] += fetched.batch.num_rows
+                    continue
+                codes = splitter.assign(fetched.batch.column(0))
+                counted += [np.count_nonzero(codes == code) for code in (TRAIN, EVAL)]
+        table.stop()
+        return {"train": int(counted[TRAIN]), "eval": int(counted[EVAL])}
+
+    def _splitter(self, table: BigQueryTable) -> Splitter:
+        (column,) = (c for c in table.columns() if c.name == self.needs.hash_column)
+        return Splitter(column, self.needs.buckets)
+
+    def _cheapest(self) -> str:
+        """A column to count rows by: of fixed width if there is one."""
+        columns = {column.name: column.type for column in self.look.columns}
+        if self.needs.hash_column is not None:
+            return self.needs.hash_column
+        fixed = [name for name, kind in columns.items() if pa.types.is_primitive(kind)]
+        return (fixed or list(columns))[0]
+
+    # What comes out.
+
+    def _streamed(self, rows: _Rows, counted: dict[Split, int], chunk_rows: int) -> Reading:
+        settings = self.look.settings
+        fields = tuple(self.needs.columns) if rows.has_buckets else tuple(self._leaves())
+        wanted = [*fields, sql.BUCKET] if rows.has_buckets else list(fields)
+        session = self._session(
+            rows, rows.where, wanted, streams=settings.max_streams or self.needs.streams
+        )
+        limit = settings.max_bytes_billed
+        if limit is not None and session.estimated_bytes > limit:
+            raise BudgetError(
+                f"reading {self.look.resource} would be billed for about "
+                f"{session.estimated_bytes:,} bytes, and [bigquery] max_bytes_billed is "
+                f"{limit:,}: raise it, or read fewer columns, a partition or a sample"
+            )
+        if not session.streams:
+            raise SourceReadError(
+                f"{self.look.resource}: BigQuery counted {sum(counted.values()):,} rows, and its "
+                "read session has none"
+            )
+        return Reading(
+            ticket=self._ticket(rows, session, fields),
+            rows=counted,
+            chunk_rows=chunk_rows,
+            chunks=(),
+            query_bytes=self.query_bytes,
+            pass_bytes=session.estimated_bytes,
+            lifetime_s=session.lifetime_s - (time.time() - session.created_at),
+            notes=tuple(self.notes),
+        )
+
+    def _chunked(self, total: int, chunk_rows: int) -> Reading:
+        look, needs = self.look, self.needs
+        number = min(max(-(-total // chunk_rows), 1), sql.MAX_CHUNKS)
+        written = self._write(chunks=number)
+        try:
+            counted = jobs.count_chunks(
+                look.connection,
+                look.settings,
+                written.table,
+                needs.buckets,
+                hash_column=sql.BUCKET if written.has_buckets else needs.hash_column,
+                kind=look.kind(needs.hash_column),
+                location=look.location,
+                max_bytes_billed=self._left(),
+            )
+        except JobsForbidden as error:
+            raise error.explained from error
+        self.query_bytes += counted.job.bytes_billed
+        sizes = {chunk: sum(rows.values()) for chunk, rows in counted.rows.items()}
+        info = jobs.describe(look.connection, look.settings, str(written.table))
+        fields = tuple(needs.columns) if written.has_buckets else tuple(self._leaves())
+        ticket = msgspec.structs.replace(
+            self._ticket(written, None, fields),
+            chunk_table=str(written.table),
+            chunk_rows={chunk: rows for chunk, rows in sizes.items() if rows},
+        )
+        chunks = tuple(
+            PlannedChunk((Piece(str(chunk), 0, sizes[chunk]),), lane, split["train"], split["eval"])
+            for lane, (chunk, split) in enumerate(sorted(counted.rows.items()))
+            if sizes[chunk]
+        )
+        self.notes.append(
+            f"read by chunks from {written.table}, which expires "
+            f"{look.settings.result_expiry_s / 3_600:.0f} h after it was written"
+        )
+        return Reading(
+            ticket=ticket,
+            rows={
+                "train": sum(chunk.train_rows for chunk in chunks),
+                "eval": sum(chunk.eval_rows for chunk in chunks),
+            },
+            chunk_rows=max(sizes.values()),
+            chunks=chunks,
+            query_bytes=self.query_bytes,
+            pass_bytes=info.nbytes,
+            lifetime_s=look.settings.result_expiry_s,
+            notes=tuple(self.notes),
+        )
+
+    def _ticket(self, rows: _Rows, session: ReadSession | None, fields: tuple[str, ...]) -> Ticket:
+        at = "" if rows.snapshot_ms is None else f"@{rows.snapshot_ms}"
+        way = "" if session is None else f" {session.name}"
+        return Ticket(
+            resource=self.look.resource,
+            snapshot=f"{rows.table}{at}{way}",
+            schema=flat_schema(self.look.columns),
+            fields=fields,
+            has_buckets=rows.has_buckets,
+            session=session,
+        )
+
+    def _session(
+        self, rows: _Rows, where: str, columns: Sequence[str], *, streams: int
+    ) -> ReadSession:
+        return create_session(
+            self.look.connection,
+            self.look.settings,
+            table=str(rows.table),
+            columns=columns,
+            row_restriction=where,
+            snapshot_ms=rows.snapshot_ms,
+            max_streams=streams,
+        )
+
+    def _table(self, ticket: Ticket) -> BigQueryTable:
+        return BigQueryTable(self.look.connection, self.look.settings, ticket)
+
+    def _part(self) -> str:
+        source = self.look.source
+        if source.partition_date is not None:
+            return f", partition {source.partition_date},"
+        return "" if source.filter is None else f" WHERE {source.filter}"
+
+
+def _partition_filter(source: BigQuerySource, info: TableInfo) -> str:
+    if source.partition_date is None:
+        return ""
+    partitioning = info.partitioning
+    if partitioning is None or partitioning.field is not None:
+        how, column = "is not partitioned", "a column"
+        if partitioning is not None and partitioning.field is not None:
+            column = partitioning.field
+            how = f"is partitioned by its column {column}"
+        example = f"{column} = '{source.partition_date}'"
+        raise SpecError(
+            f"partition_date is for tables partitioned by ingestion time, and {info.table} {how}; "
+            f'name the rows by filter= instead, as in filter="{example}"'
+        )
+    return sql.partition_filter(partitioning.unit, source.partition_date)

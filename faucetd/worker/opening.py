@@ -1,0 +1,214 @@
+"""Opens a dataset: what `Open` asks for, by kind of source.
+
+Files are cut into chunks whose rows are counted now. A warehouse tells how many rows there are in
+all; its chunks are either planned by it, or open: found one after another while they are read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+
+import torch
+
+from faucet_client.spec import SPLITS, BigQuerySource, DatasetSpec, Split
+from faucetd.errors import SourceEmpty
+from faucetd.fetch.bigquery import sql
+from faucetd.fetch.opening import open_files
+from faucetd.fetch.pieces import PlannedChunk
+from faucetd.fetch.plan import choose_chunk_rows, count, cut
+from faucetd.fetch.source import Source
+from faucetd.fetch.split import Splitter
+from faucetd.prepare.columns import PreparedColumns, resolve
+from faucetd.publish.arrow_file import FixedColumn
+from faucetd.publish.segment import estimate_nbytes
+from faucetd.worker.messages import (
+    LoadChunk,
+    Open,
+    Opened,
+    Progress,
+    SplitTotal,
+    WarehouseFacts,
+    read_spec,
+)
+
+PREPARE_VERSION = 1
+"""Part of every dataset's key: raised when the same rows would become other bytes."""
+
+PROGRESS_INTERVAL_S = 0.1
+
+TEXT_BYTES_GUESS = 32
+"""Characters a row that are reserved for a text column, before any row has been seen."""
+
+_SPARE = 1.05
+"""Of a share that is estimated. What goes beyond it is asked for."""
+
+Tell = Callable[[Progress], None]
+
+
+def open_dataset(task: Open, tell: Tell) -> Opened:
+    """Opens what the task describes.
+
+    Args:
+        task: What to open.
+        tell: Is told how far it has come.
+
+    Raises:
+        FaucetError: see `fetch` and `prepare.columns.resolve`.
+    """
+    spec = read_spec(task.spec)
+    if isinstance(spec.source, BigQuerySource):
+        from faucetd.worker import warehouse  # Google's libraries take a second to import
+
+        return warehouse.open_bigquery(task, spec, spec.source, tell)
+    return _open_files(task, spec, tell)
+
+
+def open_to_load(task: LoadChunk) -> tuple[Source, PreparedColumns, Splitter | None]:
+    """The source that a chunk is read from, at the dataset's snapshot.
+
+    Raises:
+        FaucetError: see `fetch`.
+    """
+    spec = read_spec(task.spec)
+    if isinstance(spec.source, BigQuerySource):
+        from faucetd.worker import warehouse
+
+        table, has_buckets = warehouse.table_of(task)
+        columns = _resolve(spec, table)
+        return table, columns, _splitter(spec, table, columns, has_buckets=has_buckets)
+    source = open_files(
+        spec.source,
+        scratch_dir=task.access.scratch_dir,
+        allowed_roots=task.access.allowed_roots,
+        snapshot=task.snapshot,
+    )
+    columns = _resolve(spec, source)
+    return source, columns, _splitter(spec, source, columns)
+
+
+def segment_bytes(columns: PreparedColumns, rows: int) -> int:
+    """What the segment of so many rows needs, text apart, of which it is a guess."""
+    if rows == 0:
+        return 0
+    fixed = [FixedColumn(*column) for column in columns.fixed_columns()]
+    texts = columns.text_columns()
+    return estimate_nbytes(fixed, texts, rows) + len(texts) * rows * TEXT_BYTES_GUESS
+
+
+def split_rows(chunk: PlannedChunk) -> dict[Split, int]:
+    """The rows of each split."""
+    return {"train": chunk.train_rows, "eval": chunk.eval_rows}
+
+
+def guess_chunk(chunk: PlannedChunk, shares: dict[Split, float]) -> PlannedChunk:
+    """An open chunk with the rows that it will have, if each split has its share of the rows."""
+    rows = sum(piece.stop - piece.start for piece in chunk.pieces)
+    train, evals = (math.ceil(rows * shares[split] * _SPARE) for split in SPLITS)
+    return PlannedChunk(chunk.pieces, chunk.lane, min(train, rows), min(evals, rows), open=True)
+
+
+def _open_files(task: Open, spec: DatasetSpec, tell: Tell) -> Opened:
+    assert not isinstance(spec.source, BigQuerySource)
+    source = open_files(
+        spec.source,
+        scratch_dir=task.access.scratch_dir,
+        allowed_roots=task.access.allowed_roots,
+    )
+    with contextlib.closing(source):
+        columns = _resolve(spec, source)
+        splitter = _splitter(spec, source, columns)
+        total_rows = sum(stream.rows for stream in source.streams())
+        if total_rows == 0:
+            raise SourceEmpty(f"{spec.source} has no rows")
+        chunk_rows = choose_chunk_rows(total_rows, columns.row_nbytes, spec.chunk_rows)
+        cuts = cut(source.streams(), chunk_rows)
+        counted = count(source, cuts, splitter, _progress(tell, total_rows))
+        return opened(
+            task,
+            columns,
+            snapshot=source.snapshot,
+            chunk_rows=chunk_rows,
+            chunks=counted.chunks,
+            count_rows_read=counted.rows_read,
+            count_bytes_read=counted.bytes_read,
+        )
+
+
+def opened(
+    task: Open,
+    columns: PreparedColumns,
+    *,
+    snapshot: str,
+    chunk_rows: int,
+    chunks: tuple[PlannedChunk, ...],
+    totals: dict[Split, SplitTotal] | None = None,
+    warehouse: WarehouseFacts | None = None,
+    count_rows_read: int = 0,
+    count_bytes_read: int = 0,
+) -> Opened:
+    """The reply to `Open`."""
+    return Opened(
+        key=_dataset_key(task, snapshot, chunk_rows),
+        snapshot=snapshot,
+        chunk_rows=chunk_rows,
+        features=tuple(column.name for column in columns.features),
+        labels=tuple(column.name for column in columns.labels),
+        passthrough=tuple(column.name for column in columns.passthrough),
+        passthrough_paths=tuple(column.source for column in columns.passthrough),
+        weighted=columns.weight is not None,
+        chunks=chunks,
+        segment_bytes={
+            split: tuple(segment_bytes(columns, split_rows(chunk)[split]) for chunk in chunks)
+            for split in SPLITS
+        },
+        count_rows_read=count_rows_read,
+        count_bytes_read=count_bytes_read,
+        totals=totals or {},
+        warehouse=warehouse,
+    )
+
+
+def _resolve(spec: DatasetSpec, source: Source) -> PreparedColumns:
+    columns = [(c.name, c.type) for c in source.columns() if c.name != sql.BUCKET]
+    return resolve(spec, columns)
+
+
+def _splitter(
+    spec: DatasetSpec, source: Source, columns: PreparedColumns, *, has_buckets: bool = False
+) -> Splitter | None:
+    if columns.hash_column is None:
+        return None
+    name = sql.BUCKET if has_buckets else columns.hash_column
+    column = next(column for column in source.columns() if column.name == name)
+    return Splitter(column, spec.split_buckets(), holds_buckets=has_buckets)
+
+
+def _progress(tell: Tell, total_rows: int) -> Callable[[int], None]:
+    last = time.monotonic()
+
+    def counted(rows: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= PROGRESS_INTERVAL_S:
+            last = now
+            tell(Progress("counting rows", rows, total_rows))
+
+    return counted
+
+
+def _dataset_key(task: Open, snapshot: str, chunk_rows: int) -> str:
+    """Hash of all that decides the bytes of the dataset's segments, and of who may read them."""
+    decides = {
+        "spec": task.spec | {"chunk_rows": chunk_rows},
+        "snapshot": snapshot,
+        "principal": task.uid,
+        "prepare_version": PREPARE_VERSION,
+        "torch": torch.__version__,
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+    }
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]

@@ -1,0 +1,91 @@
+"""Opens datasets of warehouses; imported with their libraries when the first one is asked for."""
+
+from __future__ import annotations
+
+import contextlib
+
+from faucet_client.spec import BigQuerySource, DatasetSpec, Split
+from faucetd.fetch.bigquery.connection import Connection
+from faucetd.fetch.bigquery.opening import Look, Needs, Reading, begin
+from faucetd.fetch.bigquery.table import BigQueryTable, read_ticket
+from faucetd.fetch.pieces import PlannedChunk
+from faucetd.fetch.plan import choose_chunk_rows, open_lanes
+from faucetd.prepare.columns import PreparedColumns, resolve
+from faucetd.worker.messages import LoadChunk, Open, Opened, Progress, SplitTotal, WarehouseFacts
+from faucetd.worker.opening import Tell, guess_chunk, opened, segment_bytes
+
+STREAMS_A_WORKER = 4
+"""Streams that a chunk is interleaved from, where the settings do not say."""
+
+
+def table_of(task: LoadChunk) -> tuple[BigQueryTable, bool]:
+    """The table that the task's ticket is for, and whether it holds buckets."""
+    ticket = read_ticket(task.ticket)
+    settings = task.access.bigquery
+    return BigQueryTable(Connection(settings), settings, ticket), ticket.has_buckets
+
+
+def open_bigquery(task: Open, spec: DatasetSpec, source: BigQuerySource, tell: Tell) -> Opened:
+    """Opens a dataset of BigQuery; see `opening.open_dataset`."""
+    settings = task.access.bigquery
+    connection = Connection(settings)
+    with contextlib.closing(connection):
+        tell(Progress("looking at the table", 0, 0))
+        look = Look(connection, settings, source)
+        columns = resolve(spec, [(column.name, column.type) for column in look.columns])
+        tell(Progress("counting rows", 0, 0))
+        reading = begin(
+            look,
+            Needs(
+                columns=columns.kept_columns,
+                hash_column=columns.hash_column,
+                buckets=spec.split_buckets(),
+                chunking=spec.chunking,
+                chunk_rows=lambda rows: choose_chunk_rows(
+                    rows, columns.row_nbytes, spec.chunk_rows
+                ),
+                too_large=lambda rows: rows * columns.row_nbytes > task.budget_bytes,
+                streams=STREAMS_A_WORKER * task.workers,
+            ),
+        )
+        facts = WarehouseFacts(
+            ticket=reading.ticket.written(),
+            principal=connection.principal,
+            query_bytes=reading.query_bytes,
+            pass_bytes=reading.pass_bytes,
+            lifetime_s=reading.lifetime_s,
+            notes=reading.notes,
+        )
+        chunks = reading.chunks or _open_chunks(task, look, reading)
+        return opened(
+            task,
+            columns,
+            snapshot=reading.ticket.snapshot,
+            chunk_rows=reading.chunk_rows,
+            chunks=chunks,
+            totals={} if reading.chunks else _totals(columns, reading, len(chunks)),
+            warehouse=facts,
+        )
+
+
+def _open_chunks(task: Open, look: Look, reading: Reading) -> tuple[PlannedChunk, ...]:
+    """The first chunk of each lane of a session."""
+    table = BigQueryTable(look.connection, look.settings, reading.ticket)
+    total = sum(reading.rows.values())
+    shares = {split: rows / total for split, rows in reading.rows.items()}
+    lanes = open_lanes(table.streams(), task.workers, reading.chunk_rows)
+    return tuple(
+        guess_chunk(PlannedChunk(pieces, lane, 0, 0, open=True), shares)
+        for lane, pieces in enumerate(lanes)
+    )
+
+
+def _totals(columns: PreparedColumns, reading: Reading, lanes: int) -> dict[Split, SplitTotal]:
+    """What the segments of each split will take: those of even chunks, and of a rest a lane."""
+    total = sum(reading.rows.values())
+    chunks = -(-total // reading.chunk_rows) + lanes
+    return {
+        split: SplitTotal(rows, chunks * segment_bytes(columns, -(-rows // chunks)))
+        for split, rows in reading.rows.items()
+        if rows
+    }

@@ -39,7 +39,12 @@ from faucetd.fetch.bigquery import jobs, sql
 from faucetd.fetch.bigquery.columns import flat_columns, kind_of
 from faucetd.fetch.bigquery.connection import Connection
 from faucetd.fetch.bigquery.jobs import JobsForbidden, TableInfo
-from faucetd.fetch.bigquery.session import FilterRefused, ReadSession, create_session
+from faucetd.fetch.bigquery.session import (
+    FilterRefused,
+    ReadSession,
+    create_session,
+    narrowest,
+)
 from faucetd.fetch.bigquery.settings import BigQuerySettings
 from faucetd.fetch.bigquery.table import BigQueryTable, Ticket, flat_schema
 from faucetd.fetch.pieces import UNKNOWN, Piece, PlannedChunk
@@ -175,6 +180,7 @@ class _Rows:
         snapshot_ms: As of when; None for a table of ours, which does not change.
         has_buckets: Whether it has the column of buckets.
         rows: Of all of it, where they are known.
+        leaves: Its leaves, where they are not those of the source.
     """
 
     table: sql.TableName
@@ -182,6 +188,7 @@ class _Rows:
     snapshot_ms: int | None
     has_buckets: bool = False
     rows: int | None = None
+    leaves: tuple[str, ...] = ()
 
 
 @dataclass
@@ -344,7 +351,8 @@ class _Beginning:
         except JobsForbidden as error:
             raise error.explained from error
         self.query_bytes += result.bytes_billed
-        return _Rows(result.destination, "", None, bucket is not None, result.rows)
+        has_buckets = bucket is not None
+        return _Rows(result.destination, "", None, has_buckets, result.rows, tuple(leaves))
 
     def _from(self) -> str:
         look = self.look
@@ -523,7 +531,7 @@ class _Beginning:
             self.look.connection,
             self.look.settings,
             table=str(rows.table),
-            columns=columns,
+            columns=narrowest(columns, rows.leaves or [c.name for c in self.look.columns]),
             row_restriction=where,
             snapshot_ms=rows.snapshot_ms,
             max_streams=streams,

@@ -74,6 +74,27 @@ class ReadSession(msgspec.Struct, frozen=True):
     lifetime_s: float
 
 
+def narrowest(wanted: Sequence[str], leaves: Sequence[str]) -> list[str]:
+    """The fewest names that select exactly the leaves `wanted`: a STRUCT's own, if all of it is.
+
+    Args:
+        wanted: Dotted paths of leaves.
+        leaves: Those of all leaves of the table.
+    """
+    chosen = set(wanted)
+    names: dict[str, None] = {}
+    for leaf in wanted:
+        parts = leaf.split(".")
+        above = (".".join(parts[:depth]) for depth in range(1, len(parts)))
+        whole = (
+            name
+            for name in above
+            if all(other in chosen for other in leaves if other.startswith(f"{name}."))
+        )
+        names[next(whole, leaf)] = None
+    return list(names)
+
+
 class FilterRefused(Exception):
     """The service does not take this filter in a session; a query with it may still work."""
 

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from faucetd.errors import SourceReadError
 from faucetd.fetch.bigquery import sql
 from faucetd.fetch.bigquery.connection import Connection
-from faucetd.fetch.bigquery.session import ReadSession, create_session
+from faucetd.fetch.bigquery.session import ReadSession, create_session, narrowest
 from faucetd.fetch.bigquery.settings import BigQuerySettings
 from faucetd.fetch.bigquery.stream import ByteBudget, StreamReader
 from faucetd.fetch.flat import FlatSchema, batch_rows, no_such_column, project
@@ -218,7 +218,7 @@ class BigQueryTable:
             self._connection,
             self._settings,
             table=self._ticket.chunk_table,
-            columns=fields,
+            columns=narrowest(fields, fields),  # the table has no others, but for the chunk
             row_restriction=sql.chunk_filter(chunk),
             max_streams=CHUNK_STREAMS,
         )

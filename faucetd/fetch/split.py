@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple, cast
 
-import farmhash
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -22,6 +21,7 @@ import pyarrow.compute as pc
 
 from faucet_client.spec import SplitBuckets
 from faucetd.errors import ColumnError, SourceReadError
+from faucetd.fetch.fingerprint import fingerprints
 from faucetd.fetch.pieces import Piece
 from faucetd.fetch.source import Column, Fetched, Source
 
@@ -101,8 +101,7 @@ def buckets_of(column: pa.Array[Any], buckets: int) -> npt.NDArray[np.int64]:
     """The bucket of each value, int64 [rows], each in [0, buckets)."""
     # As bytes: text of unknown origin need not be valid UTF-8, and bytes hash as they are.
     filled = _text(column).cast(pa.large_binary()).fill_null(b"")
-    values = filled.to_numpy(zero_copy_only=False)
-    unsigned = np.fromiter(map(farmhash.fingerprint64, values), np.uint64, len(values))
+    unsigned = fingerprints(filled)
     # fmod truncates, as SQL's MOD does; numpy's % would floor.
     remainder: npt.NDArray[np.int64] = np.fmod(unsigned.view(np.int64), buckets)
     return np.abs(remainder)

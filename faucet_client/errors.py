@@ -5,7 +5,8 @@ the call that caused them.
 
     FaucetError
     ├── SpecError              the request contradicts itself, or asks for what does not exist yet
-    │   └── ColumnError        a column is missing, or of a type that cannot serve
+    │   ├── ColumnError        a column is missing, or of a type that cannot serve
+    │   └── NotYetAvailable    it comes with a later release
     ├── SourceError
     │   ├── SourceNotFound     no such file, table or database
     │   ├── SourceForbidden    outside `allowed_roots`, or the daemon's user may not read it
@@ -53,6 +54,12 @@ class ColumnError(SpecError):
     """A column is missing, or of a type that cannot serve where it was named."""
 
     code = "column"
+
+
+class NotYetAvailable(SpecError):
+    """What was asked for comes with a later release; the message says what to do meanwhile."""
+
+    code = "not-yet-available"
 
 
 class SourceError(FaucetError):

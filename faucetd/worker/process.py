@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
@@ -68,7 +69,11 @@ OPEN_SOURCES = 2
 """Sources that a worker keeps open: the one that it reads, and one to change to and fro."""
 
 IDLE_S = 5.0
-"""Without a task for so long, a worker closes its sources."""
+"""Without a task for so long, a worker closes its files and gives back its staging memory."""
+
+WAREHOUSE_IDLE_S = 300.0
+"""The same for a warehouse, whose connections are dear to open and hinder nobody: a trainer that
+takes its time with a chunk shall not pay for that with each of them."""
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -85,6 +90,11 @@ class _OpenDataset:
     columns: PreparedColumns
     splitter: Splitter | None
     preparer: ChunkPreparer
+    used_at: float
+
+    @property
+    def idle_limit_s(self) -> float:
+        return WAREHOUSE_IDLE_S if self.source.interleaves else IDLE_S
 
 
 class Worker:
@@ -134,8 +144,11 @@ class Worker:
                 return wire.receive_from_daemon(self._sock)
             except TimeoutError:
                 # An open database keeps its writers out, and a preparer keeps a chunk's memory.
-                for dataset in list(self._datasets):
-                    self._forget(dataset)
+                for key, dataset in list(self._datasets.items()):
+                    if time.monotonic() - dataset.used_at >= dataset.idle_limit_s:
+                        self._forget(key)
+                    else:
+                        dataset.preparer = ChunkPreparer(dataset.columns)
 
     def _say(self, message: FromWorker, fds: Sequence[int] = ()) -> None:
         wire.send(self._sock, message, tuple(fds))
@@ -179,6 +192,7 @@ class Worker:
                 ),
                 [segment.fd for segment in sealed.values()],
             )
+        dataset.used_at = time.monotonic()
 
     def _publish(
         self,
@@ -230,7 +244,7 @@ class Worker:
                 self._forget(next(iter(self._datasets)))
             source, columns, splitter = open_to_load(task)
             self._datasets[task.dataset] = _OpenDataset(
-                source, columns, splitter, ChunkPreparer(columns)
+                source, columns, splitter, ChunkPreparer(columns), time.monotonic()
             )
         self._datasets.move_to_end(task.dataset)
         return self._datasets[task.dataset]

@@ -18,6 +18,11 @@ STREAMS_A_WORKER = 4
 """Streams that a chunk is interleaved from, where the settings do not say."""
 
 
+BLOCKED_S = 4.0
+"""For which an open waits where nobody answers: long enough for a blip, short for who has mistyped
+an address; an attempt that has begun by then may take as long again."""
+
+
 def table_of(task: LoadChunk) -> tuple[BigQueryTable, bool]:
     """The table that the task's ticket is for, and whether it holds buckets."""
     ticket = read_ticket(task.ticket)
@@ -28,7 +33,7 @@ def table_of(task: LoadChunk) -> tuple[BigQueryTable, bool]:
 def open_bigquery(task: Open, spec: DatasetSpec, source: BigQuerySource, tell: Tell) -> Opened:
     """Opens a dataset of BigQuery; see `opening.open_dataset`."""
     settings = task.access.bigquery
-    connection = Connection(settings)
+    connection = Connection(settings, blocked_s=BLOCKED_S)
     with contextlib.closing(connection):
         tell(Progress("looking at the table", 0, 0))
         look = Look(connection, settings, source)
@@ -63,7 +68,7 @@ def open_bigquery(task: Open, spec: DatasetSpec, source: BigQuerySource, tell: T
             snapshot=reading.ticket.snapshot,
             chunk_rows=reading.chunk_rows,
             chunks=chunks,
-            totals={} if reading.chunks else _totals(columns, reading, len(chunks)),
+            totals={} if reading.chunks else _totals(columns, reading),
             warehouse=facts,
         )
 
@@ -80,10 +85,11 @@ def _open_chunks(task: Open, look: Look, reading: Reading) -> tuple[PlannedChunk
     )
 
 
-def _totals(columns: PreparedColumns, reading: Reading, lanes: int) -> dict[Split, SplitTotal]:
-    """What the segments of each split will take: those of even chunks, and of a rest a lane."""
-    total = sum(reading.rows.values())
-    chunks = -(-total // reading.chunk_rows) + lanes
+def _totals(columns: PreparedColumns, reading: Reading) -> dict[Split, SplitTotal]:
+    """What the segments of each split will take: those of even chunks, and of a rest a stream."""
+    session = reading.ticket.session
+    assert session is not None, "only sessions have chunks that are open"
+    chunks = -(-sum(reading.rows.values()) // reading.chunk_rows) + len(session.streams)
     return {
         split: SplitTotal(rows, chunks * segment_bytes(columns, -(-rows // chunks)))
         for split, rows in reading.rows.items()

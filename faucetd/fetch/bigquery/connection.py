@@ -85,10 +85,13 @@ class Connection:
 
     Args:
         settings: Where the APIs are, and which credentials to use.
+        blocked_s: Seconds for which requests wait for an API that cannot be reached, or for a
+            quota, as whoever asks for a dataset should; None for `retry_deadline_s`.
     """
 
-    def __init__(self, settings: BigQuerySettings) -> None:
+    def __init__(self, settings: BigQuerySettings, *, blocked_s: float | None = None) -> None:
         self.generation = 0
+        self.blocked_s = blocked_s
         self._settings = settings
         self._lock = threading.RLock()
         self._identity: _Identity | None = None
@@ -216,6 +219,9 @@ class Connection:
         if self._channel is None:
             settings = self._settings
             options = (*_CHANNEL_OPTIONS, ("grpc.primary_user_agent", _USER_AGENT))
+            if self.blocked_s is not None:
+                # The last of two values counts.
+                options += (("grpc.min_reconnect_backoff_ms", round(self.blocked_s * 1_000)),)
             if settings.storage_insecure:
                 if settings.storage_endpoint is None:
                     raise ConfigError(

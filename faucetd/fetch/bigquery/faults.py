@@ -30,6 +30,7 @@ from google.auth import exceptions as auth
 from google.rpc.error_details_pb2 import QuotaFailure, RetryInfo
 
 from faucetd.errors import (
+    BudgetError,
     ConfigError,
     FaucetError,
     SourceChanged,
@@ -63,6 +64,14 @@ _BROKEN_CONNECTION = (
     "http/2 error code: internal_error",
     "connection closed with unknown cause",
     "unexpected eos on data frame",
+)
+
+# What gRPC says of calls for which it could not connect, and what google.auth says within such.
+_NO_CONNECTION = (
+    "failed to connect to all addresses",
+    "dns resolution failed",
+    "address lookup failed",
+    "max retries exceeded",
 )
 
 # How gRPC passes on what google.auth raised while it fetched a token: as text, under UNAVAILABLE
@@ -165,6 +174,21 @@ def classify(error: BaseException) -> Retry | None:
         TimeoutError,
     )
     return Retry() if isinstance(error, passing) else None
+
+
+def is_blocked(error: BaseException) -> bool:
+    """Whether it takes a person, as a rule, until the call can succeed, though it might by itself.
+
+    Nobody answers at the address, or a quota is used up and the server names no time to come back.
+    Who has begun to read waits for that; who has only asked for a dataset should be told.
+    """
+    error = _normal(error)
+    if isinstance(error, api.GoogleAPICallError):
+        text = _text(error).lower()
+        if isinstance(error, api.TooManyRequests) or "rateLimitExceeded" in set(_reasons(error)):
+            return _retry_after_s(error) is None
+        return any(wording in text for wording in _NO_CONNECTION)
+    return isinstance(error, (requests.exceptions.ConnectionError, auth.TransportError))
 
 
 def is_authentication(error: BaseException) -> bool:
@@ -295,10 +319,8 @@ def _about_calls(error: api.GoogleAPICallError, resource: str, principal: str) -
     if isinstance(error, api.Unauthorized):
         return _about_tokens(error, principal, lasting=True)
     if "bytesBilledLimitExceeded" in reasons or "limit for bytes billed" in text:
-        # Not BudgetError, which is about memory: like allowed_roots, the limit is a rule of whoever
-        # runs the daemon, about what its users may read.
         return _Meaning(
-            SourceForbidden,
+            BudgetError,
             f"{resource} would be billed for more than this daemon allows",
             "name fewer columns or partitions, or raise [bigquery] max_bytes_billed",
         )
@@ -360,6 +382,13 @@ def _about_the_rest(
             SourceReadError,
             f"BigQuery has not the resources for {resource}",
             "write the query's result into a table and open that, or simplify the query",
+        )
+    if is_blocked(error):
+        return _Meaning(
+            SourceReadError,
+            "BigQuery's Storage Read API could not be reached",
+            "check this machine's network, its proxy, and [bigquery] storage_endpoint and "
+            "storage_insecure",
         )
     if isinstance(error, api.MethodNotImplemented):
         return _Meaning(

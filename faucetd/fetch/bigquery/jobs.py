@@ -64,6 +64,7 @@ _FIRST_POLL_S = 0.05
 _LONGEST_POLL_S = 2.0
 _GRACE_S = 30.0  # for the service to end a job that ran into its limit, before we do
 _NAMES_LISTED = 1_000
+_CONNECT_S = 4.0
 
 
 class JobsForbidden(Exception):
@@ -215,7 +216,7 @@ def describe(connection: Connection, settings: BigQuerySettings, table: str) -> 
 
     def call() -> bigquery.Table:
         table: bigquery.Table = _client(connection).get_table(
-            _reference(name), retry=None, timeout=settings.request_timeout_s
+            _reference(name), retry=None, timeout=_first_timeout_s(settings)
         )
         return table
 
@@ -302,7 +303,7 @@ def dry_run(
             location=location,
             retry=None,
             job_retry=None,
-            timeout=settings.request_timeout_s,
+            timeout=_first_timeout_s(settings),
         )
         return job
 
@@ -765,6 +766,11 @@ def _near(connection: Connection, settings: BigQuerySettings, name: sql.TableNam
         if not known:
             return f". The dataset {name.project}.{name.dataset} has no tables"
     return ""
+
+
+def _first_timeout_s(settings: BigQuerySettings) -> tuple[float, float]:
+    """To connect, and to answer, of a request that may be the first to where nobody is."""
+    return min(_CONNECT_S, settings.request_timeout_s), settings.request_timeout_s
 
 
 def _client(connection: Connection) -> Any:

@@ -30,8 +30,10 @@ import pyarrow as pa
 from faucet_client.spec import BigQuerySource, Split, SplitBuckets
 from faucetd.errors import (
     BudgetError,
+    ColumnError,
     ConfigError,
     SourceEmpty,
+    SourceForbidden,
     SourceReadError,
     SpecError,
 )
@@ -197,11 +199,13 @@ class _Beginning:
     needs: Needs
     query_bytes: int = 0
     notes: list[str] = field(default_factory=list)
+    why_query: str = ""
     jobs_forbidden: JobsForbidden | None = None
     snapshot_ms: int | None = None
 
     def decide(self) -> Reading:
         look, needs = self.look, self.needs
+        self._check_hash_column()
         self.snapshot_ms = self._choose_snapshot_ms()
         rows = self._direct() or self._write()
         counted = self._count(rows)
@@ -241,18 +245,32 @@ class _Beginning:
 
     # The way.
 
+    def _check_hash_column(self) -> None:
+        """Refuses what BigQuery casts to no text.
+
+        https://cloud.google.com/bigquery/docs/reference/standard-sql/conversion_functions#cast_as_string
+        """
+        kind = self._hash_type()
+        word = self.look.kind(self.needs.hash_column)
+        if word in ("GEOGRAPHY", "JSON") or (kind is not None and pa.types.is_nested(kind)):
+            listed = "ARRAY of " if kind is not None and pa.types.is_list(kind) else ""
+            raise ColumnError(
+                f"hash_column {self.needs.hash_column!r} is of type {listed}{word}, which has no "
+                "text to hash; name a column of integers, text or dates"
+            )
+
     def _direct(self) -> _Rows | None:
         """The table itself, if sessions of it serve."""
         info = self.look.info
         if info is None or not info.readable:
-            what = "a query" if info is None else f"{info.table} is of type {info.kind}, so a query"
-            self.notes.append(f"{what} has written the rows to be read")
+            if info is not None:
+                self.why_query = f"{info.table} is of type {info.kind}"
+            so = f"{self.why_query}, so a query" if self.why_query else "a query"
+            self.notes.append(f"{so} has written the rows to be read")
             return None
         if not self._hash_is_local():
-            self.notes.append(
-                "a query has computed the split: only BigQuery knows the text of "
-                f"{self.needs.hash_column}"
-            )
+            self.why_query = f"only BigQuery knows the text of {self.needs.hash_column}"
+            self.notes.append(f"a query has computed the split: {self.why_query}")
             return None
         rows = _Rows(info.name, self.look.where, self.snapshot_ms)
         return rows if self._filter_serves(rows) else None
@@ -289,7 +307,8 @@ class _Beginning:
         except FilterRefused as error:
             if self.jobs_forbidden is not None:
                 if rows.where:
-                    raise self.jobs_forbidden.explained from error
+                    self.why_query = f"a read session refused the filter ({error})"
+                    raise self._query_forbidden(self.jobs_forbidden) from error
                 return True  # the sample is dealt while reading, at the price of reading all
             _log.warning("BigQuery refused a filter in a read session: %s", error)
             self.notes.append(f"a query applies the filter, which a read session refused: {error}")
@@ -349,10 +368,14 @@ class _Beginning:
                 resource=look.resource,
             )
         except JobsForbidden as error:
-            raise error.explained from error
+            raise self._query_forbidden(error) from error
         self.query_bytes += result.bytes_billed
         has_buckets = bucket is not None
         return _Rows(result.destination, "", None, has_buckets, result.rows, tuple(leaves))
+
+    def _query_forbidden(self, error: JobsForbidden) -> SourceForbidden:
+        why = f". Only a query could read this: {self.why_query}" if self.why_query else ""
+        return SourceForbidden(f"{error.explained.message}{why}")
 
     def _from(self) -> str:
         look = self.look
@@ -405,6 +428,7 @@ class _Beginning:
         needs = self.needs
         column = needs.hash_column or self._cheapest()
         session = self._session(rows, rows.where, [column], streams=4)
+        self._check_cost(session, "counting the rows of")
         self.query_bytes += session.estimated_bytes
         counted = np.zeros(2, np.int64)
         table = self._table(self._ticket(rows, session, (column,)))
@@ -440,13 +464,7 @@ class _Beginning:
         session = self._session(
             rows, rows.where, wanted, streams=settings.max_streams or self.needs.streams
         )
-        limit = settings.max_bytes_billed
-        if limit is not None and session.estimated_bytes > limit:
-            raise BudgetError(
-                f"reading {self.look.resource} would be billed for about "
-                f"{session.estimated_bytes:,} bytes, and [bigquery] max_bytes_billed is "
-                f"{limit:,}: raise it, or read fewer columns, a partition or a sample"
-            )
+        self._check_cost(session, "reading")
         if not session.streams:
             raise SourceReadError(
                 f"{self.look.resource}: BigQuery counted {sum(counted.values()):,} rows, and its "
@@ -462,6 +480,16 @@ class _Beginning:
             lifetime_s=session.lifetime_s - (time.time() - session.created_at),
             notes=tuple(self.notes),
         )
+
+    def _check_cost(self, session: ReadSession, doing: str) -> None:
+        """Refuses to read a session that costs too much: one that is not read costs nothing."""
+        limit = self.look.settings.max_bytes_billed
+        if limit is not None and session.estimated_bytes > limit:
+            raise BudgetError(
+                f"{doing} {self.look.resource} would be billed for about "
+                f"{session.estimated_bytes:,} bytes, and [bigquery] max_bytes_billed is "
+                f"{limit:,}: raise it, or read fewer columns, a partition or a sample"
+            )
 
     def _chunked(self, total: int, chunk_rows: int) -> Reading:
         look, needs = self.look, self.needs

@@ -31,6 +31,7 @@ from faucetd.fetch.bigquery.faults import (
     classify,
     explain,
     is_authentication,
+    is_blocked,
 )
 from faucetd.fetch.bigquery.settings import BigQuerySettings
 
@@ -190,7 +191,8 @@ def retrying(
 ) -> T:
     """The result of `call`, which is made again as long as that is worth while.
 
-    Refused credentials are read anew once. `call` must take its client from `connection` each time,
+    Refused credentials are read anew once. Of a connection with `blocked_s`, what `is_blocked` is
+    tried for no longer than that. `call` must take its client from `connection` each time,
     limit its own duration, have the library's retries off, and do no harm when it is made twice.
 
     Args:
@@ -205,6 +207,7 @@ def retrying(
         FaucetError: the kind that `faults.explain` finds.
     """
     patience = Patience(settings.retry_deadline_s)
+    began = time.monotonic()
     renewed = False
     while True:
         generation = connection.generation
@@ -219,6 +222,9 @@ def retrying(
             if retry is None and isinstance(error, api.DeadlineExceeded):
                 retry = Retry()  # the limit of one attempt, which is ours
             delay_s = None if retry is None else patience.failed(retry)
+            if delay_s is not None and connection.blocked_s is not None and is_blocked(error):
+                left_s = began + connection.blocked_s - time.monotonic()
+                delay_s = delay_s if delay_s < left_s else None
             if delay_s is None:
                 raise explain(
                     error,

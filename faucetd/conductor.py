@@ -15,13 +15,13 @@ import resource
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from faucet_client._memory import is_sealed, page_rounded
 from faucet_client._version import __version__
 from faucet_client.layout import SegmentLayout
-from faucet_client.spec import SPLITS, BigQuerySource, DatasetSpec, Split
+from faucet_client.spec import DatasetSpec, Split
 from faucet_client.status import (
     DatasetStatus,
     MemoryStatus,
@@ -30,11 +30,10 @@ from faucet_client.status import (
     WorkerStatus,
 )
 from faucetd.config import Settings
-from faucetd.dataset import OpenDataset, rows_of
+from faucetd.dataset import OpenDataset
 from faucetd.errors import (
     AccessDenied,
     BudgetError,
-    ChunkFailed,
     DaemonLost,
     DaemonUnreachable,
     DatasetInUse,
@@ -43,20 +42,16 @@ from faucetd.errors import (
     InternalError,
     ReaderConflict,
     SourceChanged,
-    SourceEmpty,
-    SpecError,
     from_code,
 )
 from faucetd.journal import PlanJournal
+from faucetd.openings import Openings, WorkerTasks
 from faucetd.schedule import events, instructions
 from faucetd.schedule.instructions import SegmentId
 from faucetd.schedule.scheduler import (
-    MAX_ATTEMPTS,
     InvalidTransition,
     Scheduler,
-    required_bytes,
 )
-from faucetd.schedule.state import FLOOR_SEGMENTS
 from faucetd.serve.backend import DatasetInfo, Granted, OpenProgress, ReaderRequest, Started
 from faucetd.serve.sessions import Session
 from faucetd.worker import messages
@@ -69,21 +64,7 @@ LEAVING_S = 1.0
 
 MAX_READERS_PER_SESSION = 256
 
-MAX_CHUNKS = 20_000
-"""Of one dataset. More would cost the scheduler more than they can bring."""
-
 ReaderName = tuple[str, str, int, int, Split]
-
-
-@dataclass
-class _Opening:
-    """An `Open` or `CheckSnapshot` that one or more clients wait for."""
-
-    task: messages.Open | messages.CheckSnapshot
-    done: asyncio.Future[messages.Opened | messages.SnapshotIs]
-    progress: OpenProgress | None = None
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    attempts: int = 0
 
 
 @dataclass
@@ -160,10 +141,16 @@ class Conductor:
         self._next_reader = 1
         self._schedulable: dict[int, None] = {}  # idle workers that the scheduler disposes of
         self._loading: dict[int, instructions.Load] = {}
-        self._opening: dict[int, _Opening] = {}
-        self._openings_waiting: list[_Opening] = []
-        self._openings_by_request: dict[DatasetSpec, asyncio.Task[str]] = {}
-        self._openings_progress: dict[DatasetSpec, _Opening] = {}
+        self._tasks = WorkerTasks(self._use_idle_workers_for_tasks)
+        self._openings = Openings(
+            settings,
+            self._access,
+            journal,
+            self._tasks,
+            self._datasets,
+            self._scheduler,
+            self.happened,
+        )
 
     def wire(
         self,
@@ -193,15 +180,12 @@ class Conductor:
 
     def workers_cannot_start(self, story: str) -> None:
         """Whoever waits for a dataset to be opened would wait for ever."""
-        waiting, self._openings_waiting = self._openings_waiting, []
-        for opening in waiting:
-            if not opening.done.done():
-                opening.done.set_exception(
-                    InternalError(
-                        f"the daemon's workers cannot start: the last one {story}. Its last words "
-                        "are in the daemon's log"
-                    )
-                )
+        self._tasks.fail_all(
+            InternalError(
+                f"the daemon's workers cannot start: the last one {story}. Its last words are in "
+                "the daemon's log"
+            )
+        )
 
     # Events and instructions.
 
@@ -286,13 +270,10 @@ class Conductor:
     def worker_said(self, worker: int, message: messages.FromWorker, fds: list[int]) -> None:
         match message:
             case messages.Progress():
-                opening = self._opening[worker]
-                opening.progress = OpenProgress(
-                    message.stage, message.rows_done, message.rows_total
-                )
-                opening.changed.set()
+                self._tasks.progressed(worker, message)
             case messages.Opened() | messages.SnapshotIs():
-                self._finish_opening(worker, message)
+                self._tasks.replied(worker, message)
+                self._give_work(worker)
             case messages.ExtraBytes():
                 self.happened(events.ExtraBytesWanted(worker, message.nbytes))
             case messages.Loaded():
@@ -308,20 +289,9 @@ class Conductor:
     def worker_died(self, worker: int, story: str) -> None:
         self._schedulable.pop(worker, None)
         self._loading.pop(worker, None)
-        opening = self._opening.pop(worker, None)
-        if opening is not None:
-            opening.attempts += 1
-            if opening.attempts < MAX_ATTEMPTS:
-                self._openings_waiting.insert(0, opening)
-            elif not opening.done.done():
-                opening.done.set_exception(
-                    ChunkFailed(
-                        f"opening the dataset killed {opening.attempts} workers; the last one "
-                        f"{story}. The daemon's log has their last words"
-                    )
-                )
+        self._tasks.died(worker, story)
         self.happened(events.WorkerDied(worker))
-        self._use_idle_workers_for_openings()
+        self._use_idle_workers_for_tasks()
 
     def _loaded(self, worker: int, message: messages.Loaded, fds: list[int]) -> None:
         load = self._loading.pop(worker)
@@ -362,11 +332,7 @@ class Conductor:
         self._journal.forget(dataset.key)
 
     def _failed(self, worker: int, message: messages.Failed) -> None:
-        if worker in self._opening:
-            opening = self._opening.pop(worker)
-            if not opening.done.done():
-                opening.done.set_exception(from_code(message.code, message.message))
-        else:
+        if not self._tasks.failed(worker, from_code(message.code, message.message)):
             load = self._loading.pop(worker)
             _log.error("chunk %d of %s: %s", load.chunk, load.dataset, message.message)
             if (dataset := self._datasets.get(load.dataset)) is not None:
@@ -379,194 +345,28 @@ class Conductor:
     def _give_work(self, worker: int) -> None:
         """An idle worker opens what waits to be opened, else it is the scheduler's."""
         self._workers().done(worker)
-        if self._openings_waiting:
-            self._start_opening(worker, self._openings_waiting.pop(0))
+        if self._tasks:
+            self._workers().give(worker, self._tasks.start(worker))
             self.happened(events.WorkerTaken(worker))
             return
         self._schedulable[worker] = None
         self.happened(events.WorkerIdle(worker))
 
-    def _start_opening(self, worker: int, opening: _Opening) -> None:
-        self._opening[worker] = opening
-        self._workers().give(worker, opening.task)
-
-    def _finish_opening(self, worker: int, message: messages.Opened | messages.SnapshotIs) -> None:
-        opening = self._opening.pop(worker)
-        if not opening.done.done():
-            opening.done.set_result(message)
-        self._give_work(worker)
-
-    def _use_idle_workers_for_openings(self) -> None:
-        while self._openings_waiting and self._schedulable:
+    def _use_idle_workers_for_tasks(self) -> None:
+        while self._tasks and self._schedulable:
             worker = next(iter(self._schedulable))
             del self._schedulable[worker]
             self.happened(events.WorkerTaken(worker))
-            self._start_opening(worker, self._openings_waiting.pop(0))
+            self._workers().give(worker, self._tasks.start(worker))
 
     # Datasets (Backend).
 
-    async def open_dataset(
+    def open_dataset(
         self, spec: DatasetSpec, key: str
     ) -> AsyncIterator[OpenProgress | DatasetInfo]:
-        """Opens the dataset, or joins it: clients that ask for the same share one opening."""
+        """See serve.backend.Backend."""
         self._refuse_if_draining()
-        if self._known(spec, key):
-            yield self._datasets[key].info()
-            return
-        task = self._openings_by_request.get(spec)
-        if task is None:
-            task = asyncio.create_task(self._open(spec))
-            self._openings_by_request[spec] = task
-            task.add_done_callback(lambda done: self._opening_ended(spec, done))
-        while not task.done():
-            opening = self._openings_progress.get(spec)
-            if opening is None:
-                await asyncio.wait([task], timeout=0.2)
-                continue
-            opening.changed.clear()
-            changed = asyncio.ensure_future(opening.changed.wait())
-            await asyncio.wait([task, changed], return_when=asyncio.FIRST_COMPLETED)
-            changed.cancel()
-            if not task.done() and opening.progress is not None:
-                yield opening.progress
-        yield self._datasets[task.result()].info()
-
-    def _opening_ended(self, spec: DatasetSpec, task: asyncio.Task[str]) -> None:
-        self._openings_by_request.pop(spec, None)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            # Whoever waited is told, and nobody may have waited: a failure is never cached.
-            _log.info("opening %s failed: %s", spec.source, error)
-
-    async def _open(self, spec: DatasetSpec) -> str:
-        """The key of the dataset, which is open when this returns."""
-        if isinstance(spec.source, BigQuerySource):
-            joined = self._join_warehouse(spec)
-        else:
-            joined = await self._join_files(spec)
-        if joined is not None:
-            return joined
-        described = messages.describe_spec(spec)
-        opened = await self._run(
-            spec,
-            messages.Open(
-                described,
-                self._access,
-                os.getuid(),
-                self._settings.workers,
-                self._settings.memory_budget,
-            ),
-        )
-        assert isinstance(opened, messages.Opened)
-        dataset = OpenDataset(spec, opened, time.time())
-        self._check(dataset)
-        if dataset.key not in self._datasets:
-            if dataset.ticket:
-                self._journal.begin(described, opened, dataset.opened_at)
-            self._add(dataset)
-        return dataset.key
-
-    def _add(self, dataset: OpenDataset) -> None:
-        self._datasets[dataset.key] = dataset
-        self.happened(dataset.added())
-        chunks = f"{len(dataset.chunks)} chunks" if dataset.complete else "chunks to be found"
-        _log.info("opened %s as %s: %s", dataset.spec.source, dataset.key, chunks)
-
-    async def _join_files(self, spec: DatasetSpec) -> str | None:
-        """The key of an open dataset of the same spec whose files have not changed since."""
-        for key, dataset in list(self._datasets.items()):
-            if dataset.spec == spec:
-                now = await self._run(
-                    spec, messages.CheckSnapshot(messages.describe_spec(spec), self._access)
-                )
-                assert isinstance(now, messages.SnapshotIs)
-                if now.snapshot == dataset.opened.snapshot and key in self._datasets:
-                    return key
-        return None
-
-    def _join_warehouse(self, spec: DatasetSpec) -> str | None:
-        """The key of an open dataset of the same spec that may be shared, or of a journalled one.
-
-        The table may have been written to since: those who ask for the same get the same rows.
-        """
-        assert isinstance(spec.source, BigQuerySource)
-        if spec.source.snapshot == "new":
-            return None
-        self._restore(spec)
-        for key, dataset in self._datasets.items():
-            if dataset.spec == spec and self._joinable(dataset):
-                return key
-        return None
-
-    def _known(self, spec: DatasetSpec, key: str) -> bool:
-        """Whether a client that had this dataset before can have it again: of a warehouse."""
-        if key not in self._datasets and isinstance(spec.source, BigQuerySource):
-            self._restore(spec)
-        dataset = self._datasets.get(key)
-        return (
-            dataset is not None
-            and dataset.spec == spec
-            and bool(dataset.ticket)
-            and not dataset.broken
-        )
-
-    def _joinable(self, dataset: OpenDataset) -> bool:
-        resident = self._scheduler.resident(dataset.key)
-        whole = sum(rows_of(chunk, split) > 0 for chunk in dataset.chunks for split in SPLITS)
-        return dataset.joinable(
-            in_use=bool(resident) or self._scheduler.in_use(dataset.key),
-            all_resident=dataset.complete and len(resident) == whole,
-            max_age_s=self._settings.bigquery.snapshot_max_age_s,
-        )
-
-    def _restore(self, spec: DatasetSpec) -> None:
-        """Opens what an earlier daemon has written down of this spec, and does not forget it."""
-        for plan in self._journal.plans():
-            if plan.opened.key in self._datasets or messages.read_spec(plan.spec) != spec:
-                continue
-            dataset = OpenDataset(spec, plan.opened, plan.opened_at)
-            try:
-                self._check(dataset)
-            except FaucetError as error:  # the budget is another one now
-                _log.info("the plan of %s is not taken up: %s", dataset.key, error)
-                continue
-            self._add(dataset)
-            for number, found in plan.found:
-                self.happened(events.ChunkFound(dataset.key, number, dataset.find(number, found)))
-            _log.info("took up %s from its journal", dataset.key)
-
-    async def _run(
-        self, spec: DatasetSpec, task: messages.Open | messages.CheckSnapshot
-    ) -> messages.Opened | messages.SnapshotIs:
-        opening = _Opening(task, asyncio.get_running_loop().create_future())
-        self._openings_progress[spec] = opening
-        self._openings_waiting.append(opening)
-        self._use_idle_workers_for_openings()
-        try:
-            return await opening.done
-        finally:
-            opening.changed.set()
-            self._openings_progress.pop(spec, None)
-
-    def _check(self, dataset: OpenDataset) -> None:
-        spec, opened = dataset.spec, dataset.opened
-        if not any(dataset.rows(split) for split in SPLITS):
-            raise SourceEmpty(f"{spec.source} has no rows that the sample and the splits keep")
-        if len(opened.chunks) > MAX_CHUNKS:
-            raise SpecError(
-                f"chunk_rows={opened.chunk_rows:,} cuts {spec.source} into {len(opened.chunks):,} "
-                f"chunks, and at most {MAX_CHUNKS:,} are possible; choose a larger one"
-            )
-        largest = max(size for sizes in opened.segment_bytes.values() for size in sizes)
-        needed = required_bytes(largest)
-        if needed > self._settings.memory_budget:
-            raise BudgetError(
-                f"memory_budget={self._settings.memory_budget:,} bytes is too small for "
-                f"{spec.source}: its largest segment takes {largest:,} bytes (of up to "
-                f"{opened.chunk_rows:,} rows), and a reader needs {FLOOR_SEGMENTS} of them and one "
-                f"more while it is made, {FLOOR_SEGMENTS + 1} x {largest:,} = {needed:,}. Raise "
-                "memory_budget, or open the dataset with a smaller chunk_rows than "
-                f"{opened.chunk_rows:,}"
-            )
+        return self._openings.open(spec, key)
 
     def drop(self, key: str) -> tuple[str, int]:
         """Forgets the dataset whose key begins with `key`."""

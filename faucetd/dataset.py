@@ -193,6 +193,7 @@ class OpenDataset:
             ),
             cost=self._cost(passes_now, settings),
             notes=() if self.opened.warehouse is None else self.opened.warehouse.notes,
+            finding_chunks=not self.complete,
         )
 
     def _cost(self, passes_now: float, settings: BigQuerySettings) -> CostStatus | None:

@@ -17,7 +17,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,6 +31,7 @@ from faucetd.worker.messages import FoundChunk, Opened
 _log = logging.getLogger(__name__)
 
 _SUFFIX = ".plan"
+_PART = ".part"
 
 
 class _Header(msgspec.Struct, frozen=True):
@@ -86,7 +87,7 @@ class PlanJournal:
         """
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._path(opened.key)
-        part = path.with_suffix(".part")
+        part = path.with_suffix(_PART)
         file = part.open("wb", buffering=0)
         file.write(msgspec.json.encode(_Header(self._made_by, opened_at, spec, opened)) + b"\n")
         part.replace(path)
@@ -99,12 +100,18 @@ class PlanJournal:
             OSError: it cannot be written.
         """
         if key not in self._files:
-            self._files[key] = self._path(key).open("ab", buffering=0)
-        self._files[key].write(msgspec.json.encode(_Line(number, found)) + b"\n")
+            self._files[key] = _open_to_append(self._path(key))
+        line = msgspec.json.encode(_Line(number, found)) + b"\n"
+        if self._files[key].write(line) < len(line):
+            raise OSError("no space is left for it")
 
-    def plans(self) -> Iterator[Plan]:
-        """The plans that still serve. The others are removed."""
+    def plans(self, known: Container[str] = ()) -> Iterator[Plan]:
+        """The plans that still serve, but for those of `known` keys. The others are removed."""
+        for path in self._folder.glob(f"*{_PART}"):
+            path.unlink(missing_ok=True)
         for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
+            if path.stem in known:
+                continue
             plan = self._read(path)
             if plan is not None:
                 yield plan
@@ -144,3 +151,11 @@ class PlanJournal:
             return None
         found = tuple((line.number, line.found) for line in lines)
         return Plan(header.spec, header.opened, header.opened_at, found)
+
+
+def _open_to_append(path: Path) -> BinaryIO:
+    """The file, without what a crash left of its last line."""
+    file = path.open("r+b", buffering=0)
+    file.seek(file.readall().rfind(b"\n") + 1)
+    file.truncate()
+    return file

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from faucet_client.address import Address
-from faucet_client.status import DatasetStatus, ReaderStatus, Status
+from faucet_client.status import CostStatus, DatasetStatus, ReaderStatus, Status
 from faucetd.cli.options import address_option
 from faucetd.sizes import format_size
 
@@ -72,6 +72,8 @@ def status_as_dict(status: Status) -> dict[str, Any]:
 
 def _dataset_as_dict(dataset: DatasetStatus) -> dict[str, Any]:
     fields = dataclasses.asdict(dataset)
+    if dataset.cost is not None:
+        fields["cost"]["uncached_read_bytes"] = uncached_bytes(dataset.cost)
     return {
         "key": fields.pop("key"),
         "source": fields.pop("source"),
@@ -102,8 +104,8 @@ def status_lines(status: Status) -> Iterator[str]:
         [_dataset_cells(dataset) for dataset in status.datasets],
     )
     for dataset in status.datasets:
-        if dataset.error:
-            yield f"{dataset.key[:_KEY_DIGITS]} failed: {dataset.error}"
+        for line in _dataset_remarks(dataset):
+            yield f"{dataset.key[:_KEY_DIGITS]} {line}"
     yield ""
     if not status.readers:
         yield "Nobody reads."
@@ -120,12 +122,42 @@ def _dataset_cells(dataset: DatasetStatus) -> list[str]:
         dataset.state,
         f"{dataset.train_rows:,}",
         f"{dataset.eval_rows:,}",
-        f"{dataset.chunks_resident}/{dataset.chunks}",
+        # More are still being found.
+        f"{dataset.chunks_resident}/{dataset.chunks}{'+' if dataset.finding_chunks else ''}",
         format_size(dataset.resident_bytes),
         f"{dataset.source_rows_read:,}",
         format_size(dataset.source_bytes_read),
         dataset.source,
     ]
+
+
+def _dataset_remarks(dataset: DatasetStatus) -> Iterator[str]:
+    """What of a dataset has no column: what it costs, how it is read, why it failed."""
+    cost = dataset.cost
+    if cost is not None:
+        queries = _priced(cost.query_bytes, cost.query_price_per_tib)
+        reading = _priced(cost.read_bytes, cost.read_price_per_tib)
+        uncached = _priced(uncached_bytes(cost), cost.read_price_per_tib)
+        yield (
+            f"billed {reading} for reading and {queries} for queries; its "
+            f"{cost.passes_served:.1f} passes would have read {uncached}"
+        )
+    for note in dataset.notes:
+        yield f"note: {note}"
+    if dataset.error:
+        yield f"failed: {dataset.error}"
+
+
+def uncached_bytes(cost: CostStatus) -> int:
+    """What reading would have been billed for, had each pass been one over the table."""
+    return round(cost.pass_bytes * cost.passes_served)
+
+
+def _priced(nbytes: int, price_per_tib: float) -> str:
+    if not price_per_tib:
+        return format_size(nbytes)
+    money = nbytes / 2**40 * price_per_tib
+    return f"{format_size(nbytes)} ({f'{money:,.2f}' if money >= 0.005 else '<0.01'})"
 
 
 def _reader_cells(reader: ReaderStatus) -> list[str]:

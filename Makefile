@@ -6,12 +6,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PROTOS := $(sort $(wildcard protos/faucet/v1/*.proto))
+EMULATOR := .cache/bqemulator
+EMULATOR_READY := $(EMULATOR)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help venv protos lint test demo bench soak clean
+.PHONY: help venv protos lint test demo bench soak bigquery-emulator clean
 
 help: ## Show this
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 14
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 24
 
 venv: $(READY) ## Make the virtual environment, .venv
 
@@ -46,7 +48,7 @@ lint: $(READY) ## Check format, rules, types, layers, and that generated code is
 	@diff -r -x __init__.py -x __pycache__ -x py.typed .cache/protos/faucet_protos protos/faucet_protos \
 	    || { echo 'The generated code is stale: run make protos'; exit 1; }
 
-test: $(READY) ## Run the tests
+test: $(READY) $(EMULATOR_READY) ## Run the tests
 	$(BIN)/python -m pytest -m 'not soak'
 
 demo: $(READY) ## Train four models on one table, read once
@@ -57,6 +59,19 @@ bench: $(READY) ## Measure against slicing a local tensor
 
 soak: $(READY) ## Run the long tests
 	$(BIN)/python -m pytest -m soak --timeout 3600
+
+bigquery-emulator: $(READY) $(EMULATOR_READY) ## Run a local BigQuery (REST_PORT=9050 STORAGE_PORT=9060)
+	@$(BIN)/python -m tests.bqemulator $(if $(REST_PORT),--rest-port $(REST_PORT)) \
+	    $(if $(STORAGE_PORT),--storage-port $(STORAGE_PORT))
+
+# HOME, so that DuckDB's extensions stay in here too.
+$(EMULATOR_READY): tests/bqemulator/requirements.txt tests/bqemulator/extensions.py
+	@echo 'Installing bqemulator into $(EMULATOR), which takes a minute ...'
+	@rm -rf $(EMULATOR) && mkdir -p $(EMULATOR)/home
+	@$(PYTHON) -m venv $(EMULATOR)
+	@$(EMULATOR)/bin/python -m pip install --quiet --requirement tests/bqemulator/requirements.txt
+	@HOME=$(CURDIR)/$(EMULATOR)/home $(EMULATOR)/bin/python tests/bqemulator/extensions.py
+	@touch $@
 
 clean: ## Remove the virtual environment and all caches
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist

@@ -13,7 +13,7 @@ the call that caused them.
     │   ├── SourceEmpty        there is no row to train on
     │   ├── SourceChanged      the source is no longer the snapshot that was opened
     │   └── SourceReadError    reading failed: a broken file, a query with an error
-    ├── BudgetError            the memory budget cannot hold what was asked for
+    ├── BudgetError            more than the memory budget holds, or may be billed, was asked for
     ├── ReaderConflict         a live reader of the same job, rank, worker and split exists
     ├── DatasetNotFound        no open dataset has this key
     ├── DatasetInUse           the dataset cannot be dropped while readers or tensors use it
@@ -99,7 +99,7 @@ class SourceReadError(SourceError):
 
 
 class BudgetError(FaucetError):
-    """The daemon's memory budget cannot hold what was asked for."""
+    """The daemon's memory budget cannot hold what was asked for, or it would cost too much."""
 
     code = "budget"
 

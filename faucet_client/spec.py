@@ -148,7 +148,7 @@ class DatasetSpec:
         weight_column: A numeric column that becomes `batch.weights`, float32 `[n]`.
         passthrough: Columns that are handed over as they are (numbers, booleans, dates and
             timestamps as tensors, text as objects); the name of a STRUCT stands for its leaves,
-            and "*" for all of the table.
+            which are then called without it, and "*" for all of the table, called by their paths.
         exclude_features: Names to leave out of `features`.
         preprocessing: `"none"`: features are cast to float32 and nothing else.
         chunk_rows: Rows of the table a chunk, the unit of reading and caching. By default it is

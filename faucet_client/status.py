@@ -99,6 +99,7 @@ class DatasetStatus:
         counts: What the conversion to float32 changed; columns where it did.
         cost: What the warehouse charges; None for files.
         notes: What a person should know of how the rows are read, each a sentence.
+        finding_chunks: Whether a first pass still finds the chunks: `chunks` are those so far.
     """
 
     key: str
@@ -118,6 +119,7 @@ class DatasetStatus:
     counts: tuple[ColumnCounts, ...] = ()
     cost: CostStatus | None = None
     notes: tuple[str, ...] = ()
+    finding_chunks: bool = False
 
 
 @dataclass(frozen=True)

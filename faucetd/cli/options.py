@@ -7,7 +7,7 @@ and defaults by itself, and takes the settings file as its `default_map`.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,9 +80,9 @@ def _read_file(ctx: click.Context, _param: click.Parameter, path: Path | None) -
     return path
 
 
-def settings_options(command: Command) -> Command:
+def settings_options(command: Command, settings: Sequence[Setting] = SETTINGS) -> Command:
     """Adds `--config` and a flag for each setting; `read_settings` then makes a `Settings`."""
-    for setting in reversed(SETTINGS):
+    for setting in reversed(settings):
         command = click.option(
             setting.flag,
             setting.name,
@@ -117,11 +117,11 @@ class Sourced:
     source: str
 
 
-def sourced_values(ctx: click.Context) -> list[Sourced]:
-    """The value of each setting, of a command that has `settings_options`."""
+def sourced_values(ctx: click.Context, settings: Sequence[Setting] = SETTINGS) -> list[Sourced]:
+    """The value of each setting, of a command that has `settings_options` for them."""
     file = ctx.params["config_file"]
     found = []
-    for setting in SETTINGS:
+    for setting in settings:
         match ctx.get_parameter_source(setting.name):
             case ParameterSource.COMMANDLINE:
                 source = setting.flag

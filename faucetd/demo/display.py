@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from faucet_client.status import Status
+from faucet_client.status import CostStatus, Status
 from faucetd.demo.progress import Batches, EpochEnd, Event
 from faucetd.sizes import format_size
 
@@ -137,4 +137,15 @@ def daemon_lines(status: Status, table_rows: int, jobs: int, epochs: int) -> lis
         f"The daemon read the table {times}: {rows_read:,} rows, {format_size(bytes_read)}.",
         f"{jobs} trainers that read it themselves would have read {alone:,} rows.",
         f"It made {chunks_made} chunks, and had at most {used} shared memory in use.",
+        *(_cost_line(dataset.cost) for dataset in status.datasets if dataset.cost is not None),
     ]
+
+
+def _cost_line(cost: CostStatus) -> str:
+    """What the warehouse has billed; a pass over a split would have been one over the table."""
+    alone = format_size(round(cost.passes_served * cost.pass_bytes))
+    return (
+        f"BigQuery billed {format_size(cost.query_bytes)} of queries and "
+        f"{format_size(cost.read_bytes)} of reading; without the cache, "
+        f"{cost.passes_served:.0f} passes would have been {alone} of reading."
+    )

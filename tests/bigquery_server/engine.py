@@ -46,6 +46,9 @@ _MACROS = """
         WHEN typeof(x) IN ('BIGINT', 'INTEGER', 'HUGEINT', 'VARCHAR', 'DATE', 'BOOLEAN', '"NULL"')
         THEN CAST(x AS VARCHAR)
         WHEN typeof(x) = 'BLOB' THEN decode(CAST(x AS BLOB))
+        WHEN typeof(x) = 'DOUBLE' AND abs(CAST(x AS DOUBLE)) BETWEEN 0.001 AND 1e15
+             AND CAST(x AS DOUBLE) <> trunc(CAST(x AS DOUBLE))
+        THEN CAST(x AS VARCHAR)
         ELSE CAST(error('Not supported by the local server: CAST to STRING of ' || typeof(x))
                   AS VARCHAR) END;
     bq_bytes(x) AS CASE typeof(x)

@@ -27,11 +27,13 @@ def folder() -> Iterator[Path]:
 
 
 @contextmanager
-def running_demo(folder: Path) -> Iterator[subprocess.Popen[str]]:
+def running_demo(
+    folder: Path, *arguments: str, config: str = "/no/such/file"
+) -> Iterator[subprocess.Popen[str]]:
     """A demo whose output is read line by line; it is killed if the test fails."""
     demo = subprocess.Popen(
-        [*command(), "demo"],
-        env={**clean_environ(), "TMPDIR": str(folder), "FAUCETD_CONFIG": "/no/such/file"},
+        [*command(), "demo", *arguments],
+        env={**clean_environ(), "TMPDIR": str(folder), "FAUCETD_CONFIG": config},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

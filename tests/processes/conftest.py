@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.bigquery_server.local import LocalBigQuery
+from tests.processes.bigquery import Warehouse, lend
 from tests.processes.daemons import StartDaemon, WatchedDaemon
 from tests.processes.leaks import assert_nothing_is_left, descriptors
 from tests.processes.nursery import Nursery
-from tests.processes.tables import MakeTable, Table, write_rows
+from tests.processes.tables import Described, MakeTable, Table, write_rows
 from tests.processes.trainers import StartTrainer, Trainer
 
 _failed = pytest.StashKey[bool]()
@@ -25,7 +28,8 @@ def pytest_runtest_makereport(
     """Notes which tests failed: their tracebacks hold what the leak check would complain of."""
     report = yield
     if report.failed:
-        item.stash[_failed] = True
+        for node in item.listchain():
+            node.stash[_failed] = True
     return report
 
 
@@ -45,15 +49,15 @@ def make_table(tmp_path: Path) -> MakeTable:
     return make
 
 
-@pytest.fixture
-def start_daemon(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StartDaemon]:
-    """Starts daemons that may read the test's folder; at the end nothing of them may be left."""
+@contextlib.contextmanager
+def daemons(roots: Sequence[Path], node: pytest.Item | pytest.Collector) -> Iterator[StartDaemon]:
+    """Starts daemons that may read `roots`; at the end nothing of them may be left."""
     before = descriptors()
     started: list[WatchedDaemon] = []
 
     def start(memory_budget: str = "64MiB", workers: int = 1, **settings: str) -> WatchedDaemon:
         daemon = WatchedDaemon(
-            [tmp_path], memory_budget=memory_budget, workers=workers, settings=settings
+            roots, memory_budget=memory_budget, workers=workers, settings=settings
         )
         started.append(daemon)
         return daemon
@@ -62,7 +66,7 @@ def start_daemon(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Sta
     try:
         for daemon in started:
             daemon.stop()
-        if not request.node.stash.get(_failed, False):
+        if not node.stash.get(_failed, False):
             for daemon in started:
                 assert_nothing_is_left(daemon, before)
     finally:
@@ -73,9 +77,42 @@ def start_daemon(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Sta
 
 
 @pytest.fixture
+def start_daemon(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StartDaemon]:
+    """Starts daemons that may read the test's folder; at the end nothing of them may be left."""
+    with daemons([tmp_path], request.node) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def start_shared_daemon(request: pytest.FixtureRequest) -> Iterator[StartDaemon]:
+    """The same for all tests of a module together. They close their clients themselves."""
+    with daemons([], request.node) as start:
+        yield start
+
+
+@pytest.fixture
 def daemon(start_daemon: StartDaemon) -> WatchedDaemon:
     """A small daemon with one worker."""
     return start_daemon()
+
+
+@pytest.fixture(scope="session")
+def bigquery_server() -> Iterator[LocalBigQuery]:
+    """One server for all tests; what they do to it is undone by `lent_server`."""
+    with LocalBigQuery() as server:
+        yield server
+
+
+@pytest.fixture
+def lent_server(bigquery_server: LocalBigQuery) -> Iterator[LocalBigQuery]:
+    """The server, as new; at the end no call may be open."""
+    yield from lend(bigquery_server)
+
+
+@pytest.fixture
+def bigquery(lent_server: LocalBigQuery, start_daemon: StartDaemon) -> Warehouse:
+    """A local BigQuery and daemons that read from it. Ask for it before `start_trainer`."""
+    return Warehouse(lent_server, start_daemon)
 
 
 @pytest.fixture(scope="session")
@@ -93,7 +130,7 @@ def start_trainer(
     """Starts trainers as processes of their own; those that still run at the end are killed."""
     started: list[Trainer] = []
 
-    def start(daemon: WatchedDaemon, table: Table, **changes: Any) -> Trainer:
+    def start(daemon: WatchedDaemon, table: Described, **changes: Any) -> Trainer:
         trainer = Trainer(
             nursery, daemon.address, table.fields(**changes), tmp_path, f"trainer-{len(started)}"
         )

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import torch.utils.data
 
-from faucet_client import Batch, DatasetSpec, FaucetClient, FaucetDataset, ParquetSource
+from faucet_client import Batch, FaucetClient, FaucetDataset
 from tests.processes.rows import check, ids_of
+from tests.processes.specs import read_spec
 
 BATCH = 300
 EPOCHS = 2
@@ -25,9 +26,8 @@ def main() -> None:
     # Python 3.12 and later warn of every fork beside threads; DataLoader's own concern.
     warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     config: dict[str, Any] = json.loads(sys.argv[1])
-    path = config["spec"].pop("path")
     client = FaucetClient(config["address"])
-    dataset = client.open(DatasetSpec(ParquetSource(path), **config["spec"]))
+    dataset = client.open(read_spec(config["spec"]))
     if config["used"]:  # the workers are forked from a client in the midst of reading
         used = dataset.batches(batch_size=BATCH)
         check(next(used))

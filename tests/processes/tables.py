@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from faucet_client import DatasetSpec, ParquetSource
+from faucet_client import DatasetSpec
 from tests.processes.rows import feature, feature_names, label
+from tests.processes.specs import read_spec
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,7 @@ class Table:
 
     def spec(self, **changes: Any) -> DatasetSpec:
         """Its `DatasetSpec`."""
-        fields = self.fields(**changes)
-        return DatasetSpec(ParquetSource(fields.pop("path")), **fields)
+        return read_spec(self.fields(**changes))
 
 
 def write_rows(path: Path, first: int, stop: int, features: int, **options: Any) -> None:
@@ -46,6 +46,23 @@ def write_rows(path: Path, first: int, stop: int, features: int, **options: Any)
     hidden = path.with_name(f".{path.name}")
     pq.write_table(pa.table({"id": ids, **columns, "y": label(ids)}), hidden, **options)
     hidden.replace(path)
+
+
+class Described(Protocol):
+    """A table that trainers can be told to open."""
+
+    @property
+    def rows(self) -> int:
+        """How many it has, with the ids from 0 on."""
+        ...
+
+    def spec(self, **changes: Any) -> DatasetSpec:
+        """Its `DatasetSpec`."""
+        ...
+
+    def fields(self, **changes: Any) -> dict[str, Any]:
+        """The fields of its `DatasetSpec`, as specs.py reads them."""
+        ...
 
 
 class MakeTable(Protocol):

@@ -23,7 +23,7 @@ from faucetd.probe import probe
 from tests.processes.daemons import StartDaemon, WatchedDaemon, is_idle, reader_of, wait_idle
 from tests.processes.leaks import descriptors, files_below, is_alive, worker_pids
 from tests.processes.rows import assert_exact, check, ids_of
-from tests.processes.tables import MakeTable, Table, write_rows
+from tests.processes.tables import Described, MakeTable, write_rows
 from tests.processes.trainers import StartTrainer, Trainer
 from tests.processes.waiting import Stopwatch, eventually, eventually_gone
 
@@ -32,7 +32,7 @@ FREED_S = 1.0
 """How soon a dead trainer's leases must be free."""
 
 
-def read_exactly(client: FaucetClient, table: Table) -> None:
+def read_exactly(client: FaucetClient, table: Described) -> None:
     """A fresh reader gets each row of the table once, with its own values."""
     ids = []
     for batch in client.open(table.spec()).batches(batch_size=BATCH):

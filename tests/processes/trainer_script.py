@@ -19,20 +19,18 @@ import numpy as np
 from faucet_client import (
     Batch,
     BatchIterator,
-    DatasetSpec,
     FaucetClient,
     FaucetError,
-    ParquetSource,
 )
 from tests.processes.rows import Ids, check, ids_of
+from tests.processes.specs import read_spec
 
 
 class Trainer:
     """Its public methods are the commands."""
 
     def __init__(self, address: str, spec: dict[str, Any]) -> None:
-        path = spec.pop("path")
-        self.dataset = FaucetClient(address).open(DatasetSpec(ParquetSource(path), **spec))
+        self.dataset = FaucetClient(address).open(read_spec(spec))
         self.batches: BatchIterator | None = None
         self.held: list[Batch] = []
         self.ids: list[Ids] = []

@@ -16,7 +16,7 @@ import numpy as np
 from tests.processes.daemons import WatchedDaemon
 from tests.processes.nursery import Nursery
 from tests.processes.rows import Ids
-from tests.processes.tables import Table
+from tests.processes.tables import Described
 
 ANSWER_S = 30.0
 
@@ -27,7 +27,7 @@ class Trainer:
     Args:
         nursery: Forks it.
         address: The daemon's.
-        spec: Fields of the `DatasetSpec`, and `path`, the Parquet files'.
+        spec: Fields of the `DatasetSpec`, as specs.py reads them.
         folder: For what it logs and saves.
         name: Of those files, and of the job.
     """
@@ -133,4 +133,4 @@ class Trainer:
 class StartTrainer(Protocol):
     """Starts a trainer; `changes` are fields of the table's spec."""
 
-    def __call__(self, daemon: WatchedDaemon, table: Table, **changes: Any) -> Trainer: ...
+    def __call__(self, daemon: WatchedDaemon, table: Described, **changes: Any) -> Trainer: ...

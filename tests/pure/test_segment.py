@@ -113,6 +113,24 @@ def test_any_arrow_reader_can_open_a_segment_and_sees_its_values() -> None:
     os.close(segment.fd)
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3_000])
+def test_a_segment_may_have_text_alone(rows: int) -> None:
+    cities = [None if n % 3 == 0 else f"city {n}" * (n % 5) for n in range(rows)]
+    streets = ["" for _ in range(rows)]
+    flags = np.array([city is not None for city in cities], np.uint8)
+    segment = write(rows, (), {CITY: cities, STREET: streets}, {CITY: flags})
+    data = contents(segment)
+    city, street = segment.layout.columns
+    assert stored(data, rows, city) == [one or "" for one in cities]
+    assert stored(data, rows, street) == streets
+    assert city.valid_offset is not None
+    assert np.array_equal(np.frombuffer(data, np.uint8, rows, city.valid_offset), flags)
+    table = pa.ipc.open_file(pa.py_buffer(data)).read_all()
+    table.validate(full=True)
+    assert estimate_nbytes((), (CITY, STREET), rows) > 0
+    os.close(segment.fd)
+
+
 @given(
     rows=st.integers(1, 5_000),
     width=st.integers(1, 9),

@@ -3,6 +3,7 @@ import json
 
 from faucet_client.status import (
     ColumnCounts,
+    CostStatus,
     DatasetStatus,
     MemoryStatus,
     ReaderStatus,
@@ -88,6 +89,60 @@ def test_a_person_sees_sizes_in_units_and_shortened_keys() -> None:
     assert "4/16" in text
     assert "0.2 s" in text
     assert "\x1b" not in text
+
+
+COST = CostStatus(
+    query_bytes=10 * 2**20,
+    read_bytes=2**40,
+    pass_bytes=2**40,
+    passes_served=24.0,
+    query_price_per_tib=0.0,
+    read_price_per_tib=0.0,
+)
+
+
+def billed(cost: CostStatus) -> list[str]:
+    dataset = dataclasses.replace(DATASET, cost=cost)
+    lines = status_lines(dataclasses.replace(STATUS, datasets=(dataset,)))
+    return [line for line in lines if "billed" in line]
+
+
+def test_what_a_warehouse_bills_stands_beside_what_it_would_have_without_the_cache() -> None:
+    [line] = billed(COST)
+    assert line == (
+        "3fa2b81c55aa billed 1.00 TiB for reading and 10.0 MiB for queries; its 24.0 passes would "
+        "have read 24.0 TiB"
+    )
+
+
+def test_it_is_said_in_money_where_the_prices_are_known() -> None:
+    priced = dataclasses.replace(COST, query_price_per_tib=6.25, read_price_per_tib=1.5)
+    [line] = billed(priced)
+    assert line == (
+        "3fa2b81c55aa billed 1.00 TiB (1.50) for reading and 10.0 MiB (<0.01) for queries; its "
+        "24.0 passes would have read 24.0 TiB (36.00)"
+    )
+
+
+def test_the_json_has_the_cost_in_bytes_and_the_prices() -> None:
+    dataset = dataclasses.replace(DATASET, cost=COST, notes=("a note",), finding_chunks=True)
+    [shown] = status_as_dict(dataclasses.replace(STATUS, datasets=(dataset,)))["datasets"]
+    assert shown["cost"] == dataclasses.asdict(COST) | {"uncached_read_bytes": 24 * 2**40}
+    assert list(shown["notes"]) == ["a note"]
+    assert shown["finding_chunks"] is True
+    [plain] = status_as_dict(STATUS)["datasets"]
+    assert plain["cost"] is None
+
+
+def test_the_notes_are_shown_and_that_chunks_are_still_being_found() -> None:
+    dataset = dataclasses.replace(DATASET, notes=("one", "two"), finding_chunks=True)
+    lines = list(status_lines(dataclasses.replace(STATUS, datasets=(dataset,))))
+    assert [line for line in lines if "note" in line] == [
+        "3fa2b81c55aa note: one",
+        "3fa2b81c55aa note: two",
+    ]
+    assert any("4/16+" in line for line in lines)
+    assert not any("billed" in line for line in status_lines(STATUS))
 
 
 def test_the_reason_of_a_failed_dataset_is_shown() -> None:

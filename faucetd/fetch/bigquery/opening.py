@@ -448,12 +448,15 @@ class _Beginning:
         return Splitter(column, self.needs.buckets)
 
     def _cheapest(self) -> str:
-        """A column to count rows by: of fixed width if there is one."""
-        columns = {column.name: column.type for column in self.look.columns}
+        """A column to count rows by: of fixed width, and in no STRUCT, if there is one.
+
+        Every server can read such a column; some local ones cannot read a leaf by itself.
+        """
         if self.needs.hash_column is not None:
             return self.needs.hash_column
-        fixed = [name for name, kind in columns.items() if pa.types.is_primitive(kind)]
-        return (fixed or list(columns))[0]
+        columns = self.look.columns
+        best = min(columns, key=lambda c: (not pa.types.is_primitive(c.type), "." in c.name))
+        return best.name
 
     # What comes out.
 

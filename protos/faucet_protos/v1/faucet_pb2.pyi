@@ -230,7 +230,7 @@ class WorkerStatus(_message.Message):
     def __init__(self, pid: _Optional[int] = ..., state: _Optional[str] = ...) -> None: ...
 
 class DatasetStatus(_message.Message):
-    __slots__ = ("key", "source", "state", "error", "train_rows", "eval_rows", "chunks", "chunks_resident", "chunks_made", "resident_bytes", "source_rows_read", "source_bytes_read", "count_rows_read", "count_bytes_read", "counts", "cost", "notes")
+    __slots__ = ("key", "source", "state", "error", "train_rows", "eval_rows", "chunks", "chunks_resident", "chunks_made", "resident_bytes", "source_rows_read", "source_bytes_read", "count_rows_read", "count_bytes_read", "counts", "cost", "notes", "finding_chunks")
     KEY_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -248,6 +248,7 @@ class DatasetStatus(_message.Message):
     COUNTS_FIELD_NUMBER: _ClassVar[int]
     COST_FIELD_NUMBER: _ClassVar[int]
     NOTES_FIELD_NUMBER: _ClassVar[int]
+    FINDING_CHUNKS_FIELD_NUMBER: _ClassVar[int]
     key: str
     source: str
     state: str
@@ -265,7 +266,8 @@ class DatasetStatus(_message.Message):
     counts: _containers.RepeatedCompositeFieldContainer[ColumnCounts]
     cost: CostStatus
     notes: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, key: _Optional[str] = ..., source: _Optional[str] = ..., state: _Optional[str] = ..., error: _Optional[str] = ..., train_rows: _Optional[int] = ..., eval_rows: _Optional[int] = ..., chunks: _Optional[int] = ..., chunks_resident: _Optional[int] = ..., chunks_made: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., source_rows_read: _Optional[int] = ..., source_bytes_read: _Optional[int] = ..., count_rows_read: _Optional[int] = ..., count_bytes_read: _Optional[int] = ..., counts: _Optional[_Iterable[_Union[ColumnCounts, _Mapping]]] = ..., cost: _Optional[_Union[CostStatus, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
+    finding_chunks: bool
+    def __init__(self, key: _Optional[str] = ..., source: _Optional[str] = ..., state: _Optional[str] = ..., error: _Optional[str] = ..., train_rows: _Optional[int] = ..., eval_rows: _Optional[int] = ..., chunks: _Optional[int] = ..., chunks_resident: _Optional[int] = ..., chunks_made: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., source_rows_read: _Optional[int] = ..., source_bytes_read: _Optional[int] = ..., count_rows_read: _Optional[int] = ..., count_bytes_read: _Optional[int] = ..., counts: _Optional[_Iterable[_Union[ColumnCounts, _Mapping]]] = ..., cost: _Optional[_Union[CostStatus, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ..., finding_chunks: _Optional[bool] = ...) -> None: ...
 
 class CostStatus(_message.Message):
     __slots__ = ("query_bytes", "read_bytes", "pass_bytes", "passes_served", "query_price_per_tib", "read_price_per_tib")

@@ -24,6 +24,7 @@ from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from faucetd.errors import (
+    BudgetError,
     ConfigError,
     FaucetError,
     SourceChanged,
@@ -31,7 +32,14 @@ from faucetd.errors import (
     SourceNotFound,
     SourceReadError,
 )
-from faucetd.fetch.bigquery.faults import Retry, Stalled, classify, explain, is_authentication
+from faucetd.fetch.bigquery.faults import (
+    Retry,
+    Stalled,
+    classify,
+    explain,
+    is_authentication,
+    is_blocked,
+)
 
 Code = grpc.StatusCode
 
@@ -286,7 +294,7 @@ def test_a_missing_permission_is_named_with_who_lacks_it_and_what_has_it(
                 "Query exceeded limit for bytes billed: 10485760. 20971520 or higher required.",
                 "bytesBilledLimitExceeded",
             ),
-            SourceForbidden,
+            BudgetError,
             "max_bytes_billed",
         ),
         (rest(404, "Not found: Table p:d.t", "notFound"), SourceNotFound, "reader@p.example.com"),
@@ -408,6 +416,36 @@ def test_grpc_tells_in_words_alone_why_there_is_no_token(
         assert (classify(raised.value) is not None) is again
         assert is_authentication(raised.value) is not again
         assert type(said(raised.value)) is kind
+
+
+@pytest.mark.parametrize(
+    ("error", "blocked"),
+    [
+        (requests.exceptions.ConnectionError("Connection refused"), True),
+        (requests.exceptions.ConnectTimeout("timed out"), True),
+        (auth.TransportError("Connection refused"), True),
+        (Call(Code.UNAVAILABLE, "failed to connect to all addresses; last error: refused"), True),
+        (Call(Code.UNAVAILABLE, "DNS resolution failed for nowhere:443"), True),
+        (Call(Code.RESOURCE_EXHAUSTED, "Quota exceeded"), True),
+        (rest(403, "Exceeded rate limits", "rateLimitExceeded"), True),
+        (rest(429), True),
+        (
+            Call(
+                Code.RESOURCE_EXHAUSTED,
+                "Quota exceeded",
+                RetryInfo(retry_delay=Duration(seconds=3)),
+            ),
+            False,
+        ),
+        (rest(429, Retry_After="3"), False),
+        (requests.exceptions.ReadTimeout("timed out"), False),
+        (Call(Code.UNAVAILABLE, "Socket closed"), False),
+        (rest(503), False),
+    ],
+)
+def test_what_an_open_does_not_wait_for(error: Exception, blocked: bool) -> None:
+    assert is_blocked(error) is blocked
+    assert classify(error) is not None
 
 
 def test_a_message_is_one_line_of_bounded_length() -> None:

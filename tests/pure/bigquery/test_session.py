@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,17 @@ def test_what_may_pass_is_tried_again(
     ]
     assert make(connection, settings).name == "s/1"
     assert len(server.requests) == 5
+
+
+def test_who_opens_does_not_wait_for_a_quota(server: Server, settings: BigQuerySettings) -> None:
+    server.script = [(Code.RESOURCE_EXHAUSTED, "Quota exceeded")] * 100
+    with closing(Connection(settings, blocked_s=0.2)) as hasty:
+        began = time.monotonic()
+        with pytest.raises(SourceReadError, match=r"is used up.*tried \d+ times|tried.*is used up"):
+            make(hasty, settings)
+        assert time.monotonic() - began < settings.retry_deadline_s / 2
+        server.script = [(Code.UNAVAILABLE, "x")] * 5  # who knows for how long
+        assert make(hasty, settings).name == "s/1"
 
 
 def test_an_attempt_that_takes_too_long_is_made_again(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
-from faucet_client.spec import SPLITS, DatasetSpec, Split
+from faucet_client.spec import SPLITS, BigQuerySource, DatasetSpec, Split
 from faucet_client.status import ColumnCounts, CostStatus, DatasetStatus
 from faucetd.errors import SourceChanged
 from faucetd.fetch.bigquery.settings import BigQuerySettings
@@ -62,6 +63,13 @@ class OpenDataset:
         """Whether no chunk is open."""
         return not any(chunk.open for chunk in self.chunks)
 
+    def describes(self, spec: DatasetSpec) -> bool:
+        """Whether `spec` is what was asked for, at whichever moment."""
+        theirs, ours = spec.source, self.spec.source
+        if isinstance(theirs, BigQuerySource) and isinstance(ours, BigQuerySource):
+            theirs = replace(theirs, snapshot=ours.snapshot)
+        return replace(spec, source=theirs) == self.spec
+
     def rows(self, split: Split) -> int:
         """Rows of the split, exact."""
         if self.opened.totals:
@@ -91,8 +99,11 @@ class OpenDataset:
             What the scheduler is told.
 
         Raises:
-            SourceChanged: the pass has more or fewer rows than were counted.
+            SourceChanged: the pass has more or fewer rows than were counted; or the chunk is not
+                open.
         """
+        if not (0 <= number < len(self.chunks) and self.chunks[number].open):
+            raise SourceChanged(f"{self.spec.source}: chunk {number} was found, and is not open")
         rows = {split: self._found_rows[split] + rows_of(found.chunk, split) for split in SPLITS}
         last = found.following is None and not any(
             chunk.open for other, chunk in enumerate(self.chunks) if other != number
@@ -114,6 +125,14 @@ class OpenDataset:
             _info(found.chunk, found.chunk_bytes),
             None if found.following is None else _info(found.following, found.following_bytes),
         )
+
+    def renew(self, opened: Opened, opened_at: float) -> None:
+        """The dataset was opened once more, with the same chunks: they can be read again."""
+        assert (opened.key, opened.chunks) == (self.key, self.opened.chunks), "keys tell plans"
+        self.opened = opened
+        self.opened_at = opened_at
+        self.broken = ""
+        self.failures.clear()
 
     def made(self, chunk: int, loaded: Loaded) -> None:
         """A chunk was made, perhaps again."""

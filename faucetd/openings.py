@@ -208,9 +208,12 @@ class Openings:
         assert isinstance(opened, messages.Opened)
         dataset = OpenDataset(spec, opened, time.time())
         self._check(dataset)
-        if dataset.key not in self._datasets:
-            if dataset.ticket:
-                self._write_down(dataset)
+        if dataset.ticket:
+            self._write_down(dataset)
+        if dataset.key in self._datasets:
+            # The same chunks, dealt anew by the warehouse because those before end soon.
+            self._datasets[dataset.key].renew(opened, dataset.opened_at)
+        else:
             self._add(dataset)
         return dataset.key
 
@@ -274,7 +277,7 @@ class Openings:
         if key not in self._datasets:
             self._restore(spec)
         dataset = self._datasets.get(key)
-        return dataset is not None and dataset.spec == spec and not dataset.broken
+        return dataset is not None and dataset.describes(spec) and not dataset.broken
 
     def _joinable(self, dataset: OpenDataset) -> bool:
         resident = self._scheduler.resident(dataset.key)
@@ -291,14 +294,18 @@ class Openings:
             if messages.read_spec(plan.spec) != spec:
                 continue
             dataset = OpenDataset(spec, plan.opened, plan.opened_at)
+            added = dataset.added()
             try:
                 self._check(dataset)
-            except FaucetError as error:  # the budget is another one now
-                _log.info("the plan of %s is not taken up: %s", dataset.key, error)
+                # All of it before the scheduler hears of any: a journal may contradict itself.
+                found = [(number, dataset.find(number, chunk)) for number, chunk in plan.found]
+            except FaucetError as error:  # or the budget is another one now
+                _log.warning("the plan of %s is not taken up: %s", dataset.key, error)
                 continue
-            self._add(dataset)
-            for number, found in plan.found:
-                self._happened(events.ChunkFound(dataset.key, number, dataset.find(number, found)))
+            self._datasets[dataset.key] = dataset
+            self._happened(added)
+            for number, chunk in found:
+                self._happened(events.ChunkFound(dataset.key, number, chunk))
             _log.info("took up %s from its journal", dataset.key)
 
     def _check(self, dataset: OpenDataset) -> None:

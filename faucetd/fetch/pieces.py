@@ -23,11 +23,16 @@ class Stream(msgspec.Struct, frozen=True):
 
 
 class Piece(msgspec.Struct, frozen=True):
-    """The part [start, stop) of a stream, in positions."""
+    """The part [start, stop) of a stream, in positions.
+
+    Of an `open` one nobody knows whether the stream has so many rows, and whoever reads it will go
+    on after it.
+    """
 
     stream: str
     start: int
     stop: int
+    open: bool = False
 
 
 class PlannedChunk(msgspec.Struct, frozen=True):

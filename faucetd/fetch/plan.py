@@ -179,7 +179,7 @@ def _share(streams: Sequence[tuple[str, int]], chunk_rows: int) -> tuple[Piece, 
     if not streams:
         return ()
     quota = max(chunk_rows // len(streams), 1)
-    return tuple(Piece(stream, start, start + quota) for stream, start in streams)
+    return tuple(Piece(stream, start, start + quota, open=True) for stream, start in streams)
 
 
 def _parts(stream: Stream, parts: int) -> list[Piece]:

@@ -95,16 +95,21 @@ def _best_chunk(
     candidates = (dataset.missing[reader.split] & reader.pending) - kept_for_others
     if not candidates:
         return None
+    following = None
+    if worker_last is not None and worker_last[0] == dataset.key:
+        following = dataset.successor.get(worker_last[1])
     if reader.in_order:
-        return min(candidates)
+        # The chunk that is needed now, by whoever is free; until then each worker keeps its lane.
+        soonest = min(candidates)
+        return (
+            following if following in candidates and soonest != reader.next_in_order() else soonest
+        )
     wanted = dataset.wanted[reader.split]
 
     most = max(map(wanted.__getitem__, candidates))
     best = [chunk for chunk in candidates if wanted[chunk] == most]
-    if worker_last is not None and worker_last[0] == dataset.key:
-        following = dataset.successor.get(worker_last[1])
-        if following in candidates and wanted[following] == most:
-            return following
+    if following in candidates and wanted[following] == most:
+        return following
     return min(best, key=reader.rank.__getitem__)
 
 

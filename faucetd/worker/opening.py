@@ -203,8 +203,10 @@ def _progress(tell: Tell, total_rows: int) -> Callable[[int], None]:
 
 def _dataset_key(task: Open, snapshot: str, chunk_rows: int) -> str:
     """Hash of all that decides the bytes of the dataset's segments, and of who may read them."""
+    # Which moment was asked for is all in the snapshot that came of it.
+    source = {name: value for name, value in task.spec["source"].items() if name != "snapshot"}
     decides = {
-        "spec": task.spec | {"chunk_rows": chunk_rows},
+        "spec": task.spec | {"source": source, "chunk_rows": chunk_rows},
         "snapshot": snapshot,
         "principal": task.uid,
         "prepare_version": PREPARE_VERSION,

@@ -90,6 +90,7 @@ class _OpenDataset:
     columns: PreparedColumns
     splitter: Splitter | None
     preparer: ChunkPreparer
+    ticket: str
     used_at: float
 
     @property
@@ -239,12 +240,14 @@ class Worker:
         return current_snapshot(source, allowed_roots=task.access.allowed_roots)
 
     def _dataset(self, task: LoadChunk) -> _OpenDataset:
+        if task.dataset in self._datasets and self._datasets[task.dataset].ticket != task.ticket:
+            self._forget(task.dataset)
         if task.dataset not in self._datasets:
             while len(self._datasets) >= OPEN_SOURCES:
                 self._forget(next(iter(self._datasets)))
             source, columns, splitter = open_to_load(task)
             self._datasets[task.dataset] = _OpenDataset(
-                source, columns, splitter, ChunkPreparer(columns), time.monotonic()
+                source, columns, splitter, ChunkPreparer(columns), task.ticket, time.monotonic()
             )
         self._datasets.move_to_end(task.dataset)
         return self._datasets[task.dataset]

@@ -517,6 +517,7 @@ class _Beginning:
         fields = tuple(needs.columns) if written.has_buckets else tuple(self._leaves())
         ticket = msgspec.structs.replace(
             self._ticket(written, None, fields),
+            snapshot=self._identity_of_chunks(written.table, total, number),
             chunk_table=str(written.table),
             chunk_rows={chunk: rows for chunk, rows in sizes.items() if rows},
         )
@@ -542,6 +543,18 @@ class _Beginning:
             lifetime_s=look.settings.result_expiry_s,
             notes=tuple(self.notes),
         )
+
+    def _identity_of_chunks(self, written: sql.TableName, rows: int, chunks: int) -> str:
+        """What decides the rows of each chunk; of a table the same whenever it is dealt.
+
+        A table that has not changed since is as good as an older one; its rows are in it for those
+        that are still in the streaming buffer. What a query gave may never be given again.
+        """
+        info = self.look.info
+        if info is None or self.snapshot_ms is None:
+            return str(written)
+        moment = min(info.modified_ms, self.snapshot_ms)
+        return f"{info.table}@{moment}, {rows} rows in {chunks} chunks"
 
     def _ticket(self, rows: _Rows, session: ReadSession | None, fields: tuple[str, ...]) -> Ticket:
         at = "" if rows.snapshot_ms is None else f"@{rows.snapshot_ms}"

@@ -39,7 +39,6 @@ T = TypeVar("T")
 
 _MAX_STREAMS = 1_000  # the service's own limit
 _LIFETIME_S = 6 * 3_600.0
-_LONGEST_LIFETIME_S = 7 * 86_400.0
 _CODECS = {
     "none": ArrowSerializationOptions.CompressionCodec.COMPRESSION_UNSPECIFIED,
     "lz4": ArrowSerializationOptions.CompressionCodec.LZ4_FRAME,
@@ -236,9 +235,9 @@ def retrying(
 
 
 def _lifetime_s(made: SessionMessage, created_at: float) -> float:
-    """From the service's own word where it can be meant: its clock and ours may differ."""
+    """By the service's own word, but no longer than it promises: its clock and ours may differ."""
     message = SessionMessage.pb(made)
     if not message.HasField("expire_time"):
         return _LIFETIME_S
     lifetime_s: float = message.expire_time.ToMilliseconds() / 1_000 - created_at
-    return lifetime_s if 0 < lifetime_s <= _LONGEST_LIFETIME_S else _LIFETIME_S
+    return min(lifetime_s, _LIFETIME_S) if lifetime_s > 0 else _LIFETIME_S

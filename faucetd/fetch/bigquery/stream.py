@@ -9,6 +9,8 @@ A thread of the reader's own pulls messages and decodes them ahead of the consum
   `ByteBudget` that all readers of a source share. While there is none it does not ask, and HTTP/2's
   flow control stops the server after about 2 MB. A call that was not asked for `PAUSE_S` is ended,
   and opened again when there is room: the service closes streams that idle for long.
+- **Limits.** A consumer that needs no rows from some offset on says so, and the thread asks for no
+  message that begins there: what is read ahead and thrown away is paid for.
 - **Retries.** `faults.classify` says what is worth another attempt and `faults.Patience` when it is
   made. A message with rows starts both anew.
 - **Stalls.** A consumer that waits, and sees that the thread has waited for the server for longer
@@ -162,6 +164,7 @@ class StreamReader:
         stream: Its name.
         offset: Rows to leave out at its beginning.
         budget: The bound on what is held, with all other readers.
+        limit: The offset up to which rows are wanted; None for all. See `want`.
         pause_s: Seconds without room after which a call is ended until there is some.
     """
 
@@ -174,10 +177,12 @@ class StreamReader:
         offset: int,
         budget: ByteBudget,
         *,
+        limit: int | None = None,
         pause_s: float = PAUSE_S,
     ) -> None:
         self.position = offset
         self._puller = _Puller(connection, settings, session, stream, offset, budget, pause_s)
+        self._puller.limit = limit
         self._thread = threading.Thread(
             target=self._puller.run, name=f"bigquery-{stream[-32:]}", daemon=True
         )
@@ -188,6 +193,13 @@ class StreamReader:
     def stats(self) -> StreamStats:
         """Counters, which the thread goes on changing."""
         return self._puller.stats
+
+    def want(self, limit: int | None) -> None:
+        """Rows are wanted up to this offset from now on; None for all. `next` must not ask beyond.
+
+        The batches up to there are read ahead, and no others.
+        """
+        self._puller.want(limit)
 
     def next(self) -> tuple[pa.RecordBatch, int] | None:
         """The next batch of at least one row, and the offset right after it; None at the end.
@@ -238,6 +250,7 @@ class _Puller:
         self._patience = Patience(settings.retry_deadline_s)
         self._share = budget.share()
         self._offset = offset
+        self.limit: int | None = None
         self._largest_bytes = 0
         self._reserved_bytes = 0
         self._schema: pa.Schema | None = None
@@ -276,6 +289,11 @@ class _Puller:
                 stalled.cancel()
         self._share.give(ready.nbytes)
         return ready
+
+    def want(self, limit: int | None) -> None:
+        """Changes the limit. For the consumer."""
+        self.limit = limit
+        self._share.give(0)  # wakes the thread, which may be waiting for just this
 
     def stop(self) -> None:
         """Makes the thread end soon. For anyone, at any time; idempotent."""
@@ -338,7 +356,8 @@ class _Puller:
         self._share.give(reserved_bytes - nbytes)
 
     def _has_place(self) -> bool:
-        return len(self._queue) < _QUEUE_MESSAGES
+        wanted = self.limit is None or self._offset < self.limit
+        return wanted and len(self._queue) < _QUEUE_MESSAGES
 
     def _ask(self) -> Any:
         """The next message of the call, which is opened if there is none. None if stopped."""

@@ -118,7 +118,7 @@ class BigQueryTable:
         if self._ticket.session is None:
             return piece.stop - piece.start
         rows = 0
-        cursor = self._take_cursor(piece.stream, piece.start)
+        cursor = self._take_cursor(piece, piece.start)
         try:
             while rows < piece.stop - piece.start:
                 batch = cursor.next(piece.stop - piece.start - rows)
@@ -157,7 +157,7 @@ class BigQueryTable:
         assert self._schema is not None, "a session with streams has a schema"
         leaves = self._schema.select(columns)
         at_most = batch_rows(leaves)
-        cursor = self._take_cursor(piece.stream, start)
+        cursor = self._take_cursor(piece, start)
         try:
             while (left := piece.stop - cursor.position) > 0:
                 batch = cursor.next(min(left, at_most))
@@ -172,10 +172,13 @@ class BigQueryTable:
             raise
         self._cursors[piece.stream] = cursor
 
-    def _take_cursor(self, stream: str, start: int) -> _Cursor:
+    def _take_cursor(self, piece: Piece, start: int) -> _Cursor:
         """The stream's own, if it stands at `start`, else a new one; while reading, it is mine."""
-        cursor = self._cursors.pop(stream, None)
+        cursor = self._cursors.pop(piece.stream, None)
+        # A chunk that is made again is followed by any other one: nothing is read ahead of its end.
+        limit = None if piece.open or piece.stop == UNKNOWN else piece.stop
         if cursor is not None and cursor.position == start:
+            cursor.want(limit)
             return cursor
         if cursor is not None:
             cursor.close()
@@ -186,9 +189,10 @@ class BigQueryTable:
                 self._connection,
                 self._settings,
                 session,
-                session.streams[int(stream)],
+                session.streams[int(piece.stream)],
                 start,
                 self._budget,
+                limit=limit,
             )
         )
 
@@ -251,6 +255,10 @@ class _Cursor:
         self._rest: pa.RecordBatch | None = None
         self.position = reader.position
         self._ended = False
+
+    def want(self, limit: int | None) -> None:
+        """Rows are wanted up to this position."""
+        self._reader.want(limit)
 
     def next(self, at_most: int) -> pa.RecordBatch | None:
         """The next rows, one or more, at most as many; None at the stream's end."""

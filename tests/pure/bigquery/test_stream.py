@@ -186,6 +186,7 @@ class World:
         offset: int = 0,
         budget: ByteBudget | None = None,
         pause_s: float = 60.0,
+        limit: int | None = None,
         schema: pa.Schema = SCHEMA,
         **changes: Any,
     ) -> StreamReader:
@@ -201,6 +202,7 @@ class World:
             STREAM,
             offset,
             budget or ByteBudget(1 << 30),
+            limit=limit,
             pause_s=pause_s,
         )
         self.readers.append(reader)
@@ -459,6 +461,18 @@ def test_a_long_pause_ends_the_call_and_the_next_batch_opens_another(world: Worl
     assert read_all(reader) == list(range(64))
     assert server.offsets[:2] == [0, 16]
     assert reader.stats.retries == 0
+
+
+def test_no_message_is_asked_for_from_the_limit_on_until_more_is_wanted(world: World) -> None:
+    reader = world.reader(Server(sizes=[3] * 8), pause_s=0.1, limit=7)
+    until(lambda: reader.stats.pauses == 1)
+    assert reader.stats.rows == 9
+    reader.want(15)
+    assert [numbers(reader.next()[0])[0] for _ in range(5)] == [0, 3, 6, 9, 12]  # type: ignore[index]  # there are so many
+    until(lambda: reader.stats.pauses == 2)
+    assert reader.stats.rows == 15
+    reader.want(None)
+    assert read_all(reader) == list(range(15, 24))
 
 
 def test_what_is_held_stays_within_the_budget(world: World) -> None:

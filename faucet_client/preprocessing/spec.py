@@ -1,0 +1,395 @@
+"""A fitted preprocessing: which transform each feature gets. Inert, hashable, JSON.
+
+    spec = PreprocessingSpec.load("/models/clicks/preprocessing.json")
+    module = spec.preprocessor()                      # a torch.nn.Module
+    features = module(values, presence)               # float32 [n, spec.width]
+
+Invariants: features are in the order of `TRANSFORMS`, then by name, whatever order they were given
+in; that is the order of the module's input and output. Two specs are equal, and have the same
+`key()`, exactly if they make the same outputs of the same inputs: a feature's `why`, `summary` and
+`notes` do not count.
+Torch is imported by `preprocessor()` alone.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from faucet_client.errors import ColumnError, SpecError
+from faucet_client.preprocessing import document, faucetml
+from faucet_client.preprocessing.summary import Summary
+from faucet_client.preprocessing.transforms import (
+    TRANSFORMS,
+    Enumeration,
+    Transform,
+    width_of,
+)
+
+if TYPE_CHECKING:
+    from faucet_client.preprocessing.module import Preprocessor
+
+_ORDER = {kind: number for number, kind in enumerate(TRANSFORMS)}
+_LONGEST_NAME = 1_024
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One column of the input, and what becomes of it.
+
+    Args:
+        name: The column's name in the dataset.
+        transform: What becomes of it.
+        why: The rule that chose the transform, for people.
+        summary: What the fit saw.
+        notes: What a person should look at, each with what to do.
+
+    Raises:
+        SpecError: the name is no text, or the transform none of the known ones.
+    """
+
+    name: str
+    transform: Transform
+    why: str = field(default="", compare=False)
+    summary: Summary | None = field(default=None, compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        if not isinstance(self.transform, Transform):
+            raise SpecError(
+                f'feature "{self.name}": the transform must be one of '
+                f"{', '.join(kind.__name__ for kind in TRANSFORMS.values())}, not "
+                f"{str(self.transform)[:80]!r}"
+            )
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The names of its columns in the output: its own, or `name=value` for each of an ENUM."""
+        if isinstance(self.transform, Enumeration):
+            return tuple(f"{self.name}={value}" for value in self.transform.values)
+        return (self.name,)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What differs between two specs.
+
+    Attributes:
+        feature: The feature's name.
+        field: "transform" where the type differs or a side lacks the feature, else the number's
+            name, such as "mean".
+        before: In the first spec; None where it lacks the feature.
+        after: In the second one.
+    """
+
+    feature: str
+    field: str
+    before: Any
+    after: Any
+
+    def __str__(self) -> str:
+        return f"{self.feature}: {self.field} {self.before!r} -> {self.after!r}"
+
+
+@dataclass(frozen=True)
+class PreprocessingSpec:
+    """What becomes of each feature.
+
+    Args:
+        features: In any order; kept by type, then name.
+
+    Raises:
+        SpecError: there is no feature, or two of one name, or with outputs of one name.
+    """
+
+    features: Sequence[Feature]
+
+    def __post_init__(self) -> None:
+        features = _features(self.features)
+        _check_once("features", (feature.name for feature in features))
+        _check_once("outputs", (name for feature in features for name in feature.output_names))
+        object.__setattr__(
+            self,
+            "features",
+            tuple(sorted(features, key=lambda f: (_ORDER[f.transform.type], f.name))),
+        )
+
+    # What it says -------------------------------------------------------------------------------
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The columns of the module's input, in order: [F]."""
+        return tuple(feature.name for feature in self.features)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The columns of the module's output, in order: [width]."""
+        return tuple(name for feature in self.features for name in feature.output_names)
+
+    @property
+    def width(self) -> int:
+        """How many columns the output has."""
+        return sum(width_of(feature.transform) for feature in self.features)
+
+    def feature(self, name: str) -> Feature:
+        """The feature of that name.
+
+        Raises:
+            ColumnError: there is none.
+        """
+        self._check_known([name])
+        return next(feature for feature in self.features if feature.name == name)
+
+    def outputs_of(self, name: str) -> range:
+        """Which columns of the output are of the feature `name`.
+
+        Raises:
+            ColumnError: there is no such feature.
+        """
+        self._check_known([name])
+        start = 0
+        for feature in self.features:
+            width = width_of(feature.transform)
+            if feature.name == name:
+                return range(start, start + width)
+            start += width
+        raise AssertionError(name)
+
+    def key(self) -> str:
+        """64 hex digits: SHA-256 of the canonical JSON of what decides the output's bytes."""
+        return hashlib.sha256(document.canonical(self._plain(notes=False))).hexdigest()
+
+    def diff(self, other: PreprocessingSpec) -> tuple[Difference, ...]:
+        """What differs in `other`, by feature, in the order of names; empty if they are equal."""
+        mine = {feature.name: feature.transform for feature in self.features}
+        theirs = {feature.name: feature.transform for feature in other.features}
+        found: list[Difference] = []
+        for name in sorted(mine.keys() | theirs.keys()):
+            before, after = mine.get(name), theirs.get(name)
+            if before is None or after is None or before.type != after.type:
+                found.append(Difference(name, "transform", before, after))
+                continue
+            for each in fields(before):
+                old, new = getattr(before, each.name), getattr(after, each.name)
+                if old != new:
+                    found.append(Difference(name, each.name, old, new))
+        return tuple(found)
+
+    # Others made of it --------------------------------------------------------------------------
+
+    def exclude(self, names: Iterable[str]) -> PreprocessingSpec:
+        """The same without some features.
+
+        Raises:
+            ColumnError: there is no feature of one of the names.
+            SpecError: none is left.
+        """
+        names = _names(names)
+        self._check_known(names)
+        return PreprocessingSpec(tuple(f for f in self.features if f.name not in names))
+
+    def override(self, transforms: Mapping[str, Transform]) -> PreprocessingSpec:
+        """The same with other transforms for some features, which keep their summaries.
+
+        Raises:
+            ColumnError: there is no feature of one of the names.
+            SpecError: what was given is no transform.
+        """
+        self._check_known(transforms)
+        return PreprocessingSpec(
+            tuple(
+                replace(f, transform=transforms[f.name], why="overridden", notes=())
+                if f.name in transforms
+                else f
+                for f in self.features
+            )
+        )
+
+    def check_inputs(self, names: Iterable[str]) -> None:
+        """Refuses a table that lacks a feature.
+
+        Raises:
+            ColumnError: naming the features that are missing, and what is there.
+        """
+        there = _names(names)
+        missing = [name for name in self.input_names if name not in there]
+        if missing:
+            raise ColumnError(
+                f"the preprocessing spec is for other columns: {_listing(missing)} "
+                f"{'is' if len(missing) == 1 else 'are'} missing from {_listing(there)}. Fit a "
+                "spec for these columns, or take those features out with spec.exclude([...])"
+            )
+
+    def preprocessor(self) -> Preprocessor:
+        """The `torch.nn.Module` that does it; torch is imported now."""
+        from faucet_client.preprocessing.module import Preprocessor
+
+        return Preprocessor(self)
+
+    # To and from other forms --------------------------------------------------------------------
+
+    def to_json(self) -> str:
+        """JSON, indented, with a version; `from_json` gives back an equal spec."""
+        return document.dumps(self._plain(notes=True))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> PreprocessingSpec:
+        """The spec that `to_json` wrote.
+
+        Raises:
+            SpecError: it is no such JSON; the message names the feature and the rule.
+            NotYetAvailable: it is of a newer version, or has a transform this one does not know.
+        """
+        entries = document.features(document.loads(text))
+        found = []
+        for number, entry in enumerate(entries):
+            found.append(Feature(*document.feature(entry, number)))
+        return cls(tuple(found))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes `to_json` into a file, at once or not at all.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        target = Path(path)
+        descriptor, part = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:100]}.")
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(self.to_json())
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(part, 0o666 & ~_umask())
+            os.replace(part, target)
+        except BaseException:
+            os.unlink(part)
+            raise
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> PreprocessingSpec:
+        """The spec that `save` wrote.
+
+        Raises:
+            OSError: the file cannot be read.
+            SpecError: as of `from_json`; the message begins with the path.
+        """
+        with open(path, "rb") as file:
+            text = file.read(document.LARGEST_NBYTES + 1)
+        try:
+            return cls.from_json(text)
+        except SpecError as error:
+            raise type(error)(f"{os.fspath(path)}: {error}") from None
+
+    @classmethod
+    def from_faucetml(cls, specs: Mapping[str, object]) -> PreprocessingSpec:
+        """A spec of the 2020 package.
+
+        Args:
+            specs: By feature, its `NormalizationParameters` as a dataclass or as a dict.
+
+        Raises:
+            SpecError: a feature's parameters are not such; the message names feature and rule.
+        """
+        return cls(tuple(Feature(*faucetml.read(name, specs[name])) for name in _mapping(specs)))
+
+    def to_faucetml(self) -> dict[str, dict[str, Any]]:
+        """By feature, a dict as the 2020 package's `NormalizationParameters`."""
+        return {f.name: faucetml.write(f.transform, f.summary) for f in self.features}
+
+    def _plain(self, *, notes: bool) -> dict[str, Any]:
+        entries = []
+        for feature in self.features:
+            entry: dict[str, Any] = {
+                "name": feature.name,
+                "transform": document.transform(feature.transform),
+            }
+            if notes and feature.why:
+                entry["why"] = feature.why
+            if notes and feature.summary is not None:
+                entry["summary"] = document.summary(feature.summary)
+            if notes and feature.notes:
+                entry["notes"] = list(feature.notes)
+            entries.append(entry)
+        return {"format": document.FORMAT, "version": document.VERSION, "features": entries}
+
+    def _check_known(self, names: Iterable[str]) -> None:
+        known = self.input_names
+        for name in _names(names):
+            if name not in known:
+                near = difflib.get_close_matches(name, known)
+                asked = f" Did you mean {_listing(near)}?" if near else ""
+                raise ColumnError(
+                    f'the preprocessing spec has no feature "{name}".{asked} '
+                    f"It has {_listing(known)}."
+                )
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME:
+        raise SpecError(
+            f"a feature's name must be a text of 1 to {_LONGEST_NAME:,} characters, not "
+            f"{str(name)[:80]!r}"
+        )
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise SpecError(f"a feature's name must be of valid Unicode, not {name[:80]!r}") from None
+
+
+def _features(given: object) -> tuple[Feature, ...]:
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise SpecError(f"features must be a list of Feature, not {str(given)[:80]!r}")
+    features = tuple(given)
+    for feature in features:
+        if not isinstance(feature, Feature):
+            raise SpecError(f"features must be a list of Feature, not of {str(feature)[:80]!r}")
+    if not features:
+        raise SpecError("a preprocessing spec needs at least one feature")
+    return features
+
+
+def _names(names: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise SpecError(f"names of features must be a list, not {names!r}")
+    listed = tuple(names)
+    for name in listed:
+        if not isinstance(name, str):
+            raise SpecError(f"a feature's name must be a text, not {name!r}")
+    return listed
+
+
+def _mapping(specs: object) -> Mapping[str, object]:
+    if not isinstance(specs, Mapping):
+        raise SpecError(f"specs of the 2020 package must be a dict by feature, not {specs!r:.80}")
+    _names(specs)
+    return specs
+
+
+def _check_once(noun: str, names: Iterable[str]) -> None:
+    repeated = [name for name, times in Counter(names).items() if times > 1]
+    if repeated:
+        raise SpecError(
+            f"the {noun} of a preprocessing spec must have names of their own, but "
+            f"{_listing(repeated)} is there more than once: rename or exclude one"
+        )
+
+
+def _listing(names: Iterable[str], shown: int = 30) -> str:
+    listed = list(names)
+    more = f" and {len(listed) - shown} more" if len(listed) > shown else ""
+    return ", ".join(f'"{name}"' for name in listed[:shown]) + more if listed else "nothing"
+
+
+def _umask() -> int:
+    # There is no way to read it but to set it.
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

@@ -25,6 +25,8 @@ ROWS = {"passengers": 891, "my_training_table": 20_000}
 
 def main() -> int:
     """Runs the command; its exit status."""
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
     with LocalBigQuery() as bigquery:
         for name, rows in ROWS.items():
             partitions = {"2020-01-20": passengers(rows)}

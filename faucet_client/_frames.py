@@ -104,7 +104,7 @@ def import_pandas() -> Any:
             raise
         raise ModuleNotFoundError(
             "get_client hands out pandas DataFrames, and pandas is not installed: "
-            "pip install 'faucetml[compat]'",
+            "pip install 'faucetml[compat]>=0.1', or from a clone pip install '.[compat]'",
             name="pandas",
         ) from None
     return pandas

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from faucet_client.mapping import Columns, ColumnViews, copy_rows
+from faucet_client.mapping import Columns, ColumnViews, NoSuchName, copy_rows
 
 
 class Block:
@@ -79,7 +79,10 @@ class _Labels(Mapping[str, torch.Tensor]):
         self._index = index
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        return self._block.label(name)[self._index]
+        try:
+            return self._block.label(name)[self._index]
+        except KeyError:
+            raise NoSuchName("batch.labels", name, tuple(self)) from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._block.columns.labels)
@@ -157,14 +160,18 @@ class Batch:
                 return column[first:stop]
             return columns.text(name, first, stop)
 
-        return ColumnViews(tuple(columns.passthrough), make)
+        return ColumnViews("batch.passthrough", tuple(columns.passthrough), make)
 
     @property
     def valid(self) -> Mapping[str, torch.Tensor]:
         """Bool [n] each, for labels, weights and passthrough: False where the source had null."""
         columns = self._block.columns
         first, stop = self._block.rows(self._index)
-        return ColumnViews(columns.valid_names, lambda name: columns.valid_rows(name, first, stop))
+        return ColumnViews(
+            "batch.valid",
+            columns.valid_names,
+            lambda name: columns.valid_rows(name, first, stop),
+        )
 
     def clone(self) -> Batch:
         """The same rows in memory of their own, which keeps no chunk."""

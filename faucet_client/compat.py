@@ -21,19 +21,23 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from faucet_client._frames import columns_of, frame, import_pandas, joined
+from faucet_client._frames import Column, columns_of, frame, import_pandas, joined
 from faucet_client.batches import BatchIterator, batches_in
 from faucet_client.channel import DatasetInfo
 from faucet_client.dataset import Dataset, FaucetClient, Share, Wish
 from faucet_client.errors import (
     AccessDenied,
     ColumnError,
+    DatasetInUse,
+    DatasetNotFound,
+    FaucetError,
     IteratorError,
     NotYetAvailable,
     SpecError,
@@ -54,6 +58,9 @@ _SMALLEST_CHUNK_ROWS = 8 * 1024
 """Smaller chunks cost more to hand around than they save, and there can only be so many."""
 
 _ADHOC_BATCH_ROWS = 64 * 1024
+
+_DROP_S = 0.5
+"""So long the dataset of a query is given to come free, after which the daemon forgets it later."""
 
 
 def get_client(
@@ -329,12 +336,15 @@ class DataReader:
         self._check_open()
         spec = DatasetSpec(source=_query(query), features=(), passthrough=("*",))
         dataset = self._client.open(spec)
-        info = dataset.info
-        names = dict(zip(_short(info.passthrough_paths), info.passthrough, strict=True))
-        size = min(info.rows["train"], _ADHOC_BATCH_ROWS)
-        with dataset.batches("train", batch_size=size, shuffle="none") as batches:
-            parts = [columns_of(batch, names) for batch in batches]
-        return frame({name: joined([part[name] for part in parts]) for name in names})
+        try:
+            columns = _all_rows(dataset)
+        except DatasetNotFound:
+            # Who asked for the same at the same moment shared it, and has dropped it just now.
+            dataset = self._client.open(spec)
+            columns = _all_rows(dataset)
+        finally:
+            self._drop(dataset)
+        return frame(columns)
 
     def close(self) -> None:
         """Ends the connection to the daemon. Frames that were handed out stay valid."""
@@ -377,6 +387,22 @@ class DataReader:
         if self._pass is not None and self._pass.batches is not None:
             self._pass.batches.close()
         self._pass = None
+
+    def _drop(self, dataset: Dataset) -> None:
+        """Has the daemon forget a dataset that nobody will read again, unless somebody reads it."""
+        deadline = time.monotonic() + _DROP_S
+        while True:
+            try:
+                self._client.session().drop(dataset.info.key)
+            except DatasetInUse:  # the end of our own leases may be under way
+                if time.monotonic() > deadline:
+                    return
+                time.sleep(_DROP_S / 50)
+            except FaucetError as error:
+                _log.debug("%r was not dropped: %s", dataset, error)
+                return
+            else:
+                return
 
     def _check_open(self) -> None:
         if self._closed:
@@ -454,6 +480,16 @@ def _open(client: FaucetClient, spec: DatasetSpec) -> Dataset:
             f"{error.message} (get_client reads tables that have a column hash_on and two STRUCT "
             "columns, features and labels; FaucetClient.open reads any)"
         ) from None
+
+
+def _all_rows(dataset: Dataset) -> dict[str, Column]:
+    """The columns of a query's result, copied, so that no lease is left."""
+    info = dataset.info
+    names = dict(zip(_short(info.passthrough_paths), info.passthrough, strict=True))
+    size = min(info.rows["train"], _ADHOC_BATCH_ROWS)
+    with dataset.batches("train", batch_size=size, shuffle="none") as batches:
+        parts = [columns_of(batch, names) for batch in batches]
+    return {name: joined([part[name] for part in parts]) for name in names}
 
 
 def _names_of(info: DatasetInfo) -> tuple[dict[str, str], dict[str, str]]:

@@ -91,10 +91,16 @@ class FaucetClient:
             on_progress: Is told how far the daemon is, where opening takes long.
 
         Raises:
+            SpecError: `spec` is no DatasetSpec, or does not fit the table.
             ColumnError: a column is missing, or of a type that cannot serve.
             SourceError: no such file or table, not allowed, empty, or broken.
             BudgetError: the daemon's memory budget is too small for the dataset's chunks.
         """
+        if not isinstance(spec, DatasetSpec):
+            raise SpecError(
+                f"open() takes a DatasetSpec, not {spec!r:.200}; write "
+                "open(DatasetSpec(source=…, features=[…], labels=[…]))"
+            )
         session = self.session()
         info = session.channel.open_dataset(spec, on_progress)
         return Dataset(self, session.handoff.session_id, spec, info)
@@ -264,19 +270,34 @@ class Dataset:
         whole_number("epochs", wish.epochs, 1, _MAX_EPOCHS)
         whole_number("seed", wish.seed, 0, 2**64 - 1)
         whole_number("batch_size", wish.batch_size, 1, 2**48)
-        if wish.job is not None and not (0 < len(wish.job) <= 256 and wish.job.isprintable()):
-            raise SpecError(f"job must have 1 to 256 printable characters, not {wish.job!r}")
+        job: object = wish.job
+        if job is not None and not (
+            isinstance(job, str) and 0 < len(job) <= 256 and job.isprintable()
+        ):
+            raise SpecError(f"job must be a text of 1 to 256 printable characters, not {job!r}")
         rows = self.info.rows[wish.split]
         if rows == 0:
-            raise SpecError(
-                f"the {wish.split} split has no rows: eval_percent={self.spec.eval_percent}, "
-                f"sample_percent={self.spec.sample_percent}"
-            )
+            raise SpecError(f"the {wish.split} split has no rows: {self._why_no_rows(wish.split)}")
         if wish.batch_size > rows:
             raise SpecError(
                 f"batch_size={wish.batch_size:,} is larger than the {wish.split} split, which has "
                 f"{rows:,} rows; use a smaller one"
             )
+
+    def _why_no_rows(self, split: Split) -> str:
+        """Why a split is empty, and what to do."""
+        spec = self.spec
+        if split == "eval" and spec.eval_percent == 0:
+            return (
+                "the DatasetSpec asks for none; set eval_percent=, and hash_column= to the column "
+                "that decides which row goes where"
+            )
+        return (
+            f"with eval_percent={spec.eval_percent} and sample_percent={spec.sample_percent}, no "
+            f"value of hash_column={spec.hash_column!r} falls into it. The column has too few "
+            "distinct values, or the table too few rows: choose a column with more distinct "
+            "values, or a larger share"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_session_id": ""}

@@ -12,6 +12,7 @@ Invariants:
 from __future__ import annotations
 
 import ctypes
+import difflib
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -110,7 +111,7 @@ def map_segment(fd: int, layout: SegmentLayout, on_dead: Callable[[int, int], No
     buffer = (ctypes.c_char * layout.nbytes).from_address(address)
     finalizer = weakref.finalize(buffer, on_dead, address, layout.nbytes)
     finalizer.atexit = False  # the daemon sees the process end
-    columns = Columns(layout.rows, torch.empty(0))
+    columns = Columns(layout.rows, torch.empty(layout.rows, 0))
     names: list[str] = []
     for column in layout.columns:
         _add_column(columns, column, layout.rows, buffer)
@@ -176,12 +177,40 @@ def copy_rows(pieces: Sequence[Piece]) -> Columns:
     return copied
 
 
+class NoSuchName(KeyError):
+    """A name that one of a batch's mappings has not.
+
+    It is a KeyError, since `in` and `get` of a mapping stand on that; its text is made when it is
+    read, since they only drop it.
+    """
+
+    def __init__(self, where: str, name: object, names: Sequence[str]) -> None:
+        super().__init__(where, name, names)
+
+    def __str__(self) -> str:
+        where, name, names = self.args
+        if not names:
+            return (
+                f"{where} has no {name!r}: it is empty, since the DatasetSpec names nothing for it"
+            )
+        near = difflib.get_close_matches(str(name), names, n=1)
+        listed = ", ".join(repr(one) for one in names[:_LISTED])
+        more = f", and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
+        meant = f"did you mean {near[0]!r}? " if near else ""
+        return f"{where} has no {name!r}; {meant}There are {listed}{more}"
+
+
+_LISTED = 50
+"""Names that an error lists at most."""
+
+
 class ColumnViews(Mapping[str, T], Generic[T]):
-    """Columns by name, each made when it is asked for, once."""
+    """Columns by name, each made when it is asked for, once; `where`: what a batch calls them."""
 
-    __slots__ = ("_made", "_make", "_names")
+    __slots__ = ("_made", "_make", "_names", "_where")
 
-    def __init__(self, names: Sequence[str], make: Callable[[str], T]) -> None:
+    def __init__(self, where: str, names: Sequence[str], make: Callable[[str], T]) -> None:
+        self._where = where
         self._names = names
         self._make = make
         self._made: dict[str, T] = {}
@@ -190,7 +219,7 @@ class ColumnViews(Mapping[str, T], Generic[T]):
         made = self._made.get(name)
         if made is None:
             if name not in self._names:
-                raise KeyError(name)
+                raise NoSuchName(self._where, name, tuple(self._names))
             made = self._made[name] = self._make(name)
         return made
 

@@ -77,7 +77,7 @@ class BigQuerySource:
             view, which costs a query; or
         query: one SELECT statement of GoogleSQL. Its result is read, as of when it ran.
         partition_date: Of a table partitioned by ingestion time, the partition to read:
-            "2020-01-20".
+            "2020-01-20". Other forms of ISO 8601 become this one.
         filter: A predicate that rows of `table` must meet, in GoogleSQL, such as
             `country = 'DE' AND day >= '2020-01-01'`. Where the service cannot apply it while
             reading, a query does.
@@ -109,7 +109,9 @@ class BigQuerySource:
                     "write FOR SYSTEM_TIME AS OF into the query"
                 )
         if self.partition_date is not None:
-            _iso(self.partition_date, dt.date, "partition_date", '"2020-01-20"')
+            # One partition is one dataset, however its date is written.
+            date = _iso(self.partition_date, dt.date, "partition_date", '"2020-01-20"')
+            object.__setattr__(self, "partition_date", date.isoformat())
         if self.snapshot not in (None, "new"):
             time = _iso(self.snapshot, dt.datetime, "snapshot", '"new" or "2020-01-20T12:00:00Z"')
             if time.tzinfo is None:
@@ -118,8 +120,11 @@ class BigQuerySource:
                 )
 
     def __str__(self) -> str:
+        if self.query is not None:
+            return f"bigquery:({_beginning(self.query)})"
         at = "" if self.partition_date is None else f"${self.partition_date}"
-        return f"bigquery:{self.table or 'query'}{at}"
+        where = "" if self.filter is None else f" where {_beginning(self.filter)}"
+        return f"bigquery:{self.table}{at}{where}"
 
     def snapshot_ms(self) -> int | None:
         """The time that `snapshot` asks for, in milliseconds since 1970; None if it names none."""
@@ -141,15 +146,20 @@ class DatasetSpec:
             list of column names, or the name of a STRUCT column whose leaves all serve. A leaf of
             a STRUCT is written `struct.leaf`. May be empty where labels or passthrough are not.
         labels: The same, for the labels; each becomes its own float32 `[n, 1]` tensor.
-        hash_column: The column (integers, text or dates) whose FarmHash decides the split and the
-            sample; null hashes as the empty text. Without one, neither is possible.
-        sample_percent: How much of the table to use at all, 0 < s <= 100.
-        eval_percent: How much of the sample is the eval split, 0 <= e < 100.
+        hash_column: The column whose FarmHash decides the split and the sample; null hashes as the
+            empty text. Without one, neither is possible. Integers, NUMERIC, BOOL, text, bytes and
+            dates are dealt while the rows are read. Of BigQuery's FLOAT64, TIMESTAMP, DATETIME and
+            TIME only BigQuery knows the text: there, they cost a query, and in files they are a
+            ColumnError.
+        sample_percent: How much of the table to use at all, 0 < s <= 100, in steps of 0.0001.
+        eval_percent: How much of the sample is the eval split, 0 <= e < 100; the steps are a
+            millionth of the table.
         weight_column: A numeric column that becomes `batch.weights`, float32 `[n]`.
         passthrough: Columns that are handed over as they are (numbers, booleans, dates and
             timestamps as tensors, text as objects); the name of a STRUCT stands for its leaves,
             which are then called without it, and "*" for all of the table, called by their paths.
-        exclude_features: Names to leave out of `features`.
+        exclude_features: Names to leave out of `features`; where `features` is empty, out of the
+            leaves of a STRUCT, or of "*", in `passthrough`.
         preprocessing: `"none"`: features are cast to float32 and nothing else.
         chunk_rows: Rows of the table a chunk, the unit of reading and caching. By default it is
             chosen so that a prepared chunk has at most 64 MiB, and a table at least 16 chunks.
@@ -183,8 +193,13 @@ class DatasetSpec:
                 f"{self.source!r}"
             )
         for field in ("sample_percent", "eval_percent"):
-            if not isinstance(getattr(self, field), int | float):
-                raise SpecError(f"{field} must be a number, not {getattr(self, field)!r}")
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise SpecError(f"{field} must be a number, such as 12.5, not {value!r}")
+        for field in ("hash_column", "weight_column"):
+            value = getattr(self, field)
+            if value is not None and not (isinstance(value, str) and value):
+                raise SpecError(f"{field} must be the name of one column, or None, not {value!r}")
         for field in ("features", "labels"):
             value = getattr(self, field)
             if not isinstance(value, str):
@@ -222,14 +237,52 @@ class DatasetSpec:
                 f'preprocessing={self.preprocessing!r} is not known; this version has only "none"'
             )
 
+        self.split_buckets()
+
     def split_buckets(self) -> SplitBuckets:
-        """The hash buckets of each split: of a thousand where that is exact, else of a million."""
+        """The hash buckets of each split: of a thousand where that is exact, else of a million.
+
+        Raises:
+            SpecError: a share is smaller than a bucket.
+        """
         sample = Fraction(str(self.sample_percent)) / 100
         train = sample * (1 - Fraction(str(self.eval_percent)) / 100)
         buckets = 1_000
         if (sample * buckets).denominator != 1 or (train * buckets).denominator != 1:
             buckets = 1_000_000
-        return SplitBuckets(buckets, round(train * buckets), round(sample * buckets))
+        found = SplitBuckets(buckets, round(train * buckets), round(sample * buckets))
+        self._check_shares(found)
+        return found
+
+    def _check_shares(self, found: SplitBuckets) -> None:
+        """Refuses a share that was asked for and rounds to no bucket at all."""
+        smallest = 100 / found.buckets
+        if found.eval_end == 0:
+            raise SpecError(
+                f"sample_percent={self.sample_percent} is too small: rows are dealt into "
+                f"{found.buckets:,} buckets, so the smallest possible is {smallest:g}"
+            )
+        if self.eval_percent == 0 or 0 < found.train_end < found.eval_end:
+            return
+        if found.eval_end == 1:
+            raise SpecError(
+                f"sample_percent={self.sample_percent} is one of the {found.buckets:,} buckets "
+                "that rows are dealt into, and cannot be split: use eval_percent=0, or at least "
+                f"sample_percent={2 * smallest:g}"
+            )
+        # Of the sample, one bucket is this much.
+        step = Fraction(100, found.eval_end)
+        possible = (
+            f"the smallest possible is {_decimal(step)}"
+            if found.train_end
+            else f"the largest possible is {_decimal(100 - step)}"
+        )
+        raise SpecError(
+            f"eval_percent={self.eval_percent} of sample_percent={self.sample_percent} leaves "
+            f"{'the eval' if found.train_end else 'the train'} split nothing: the sample is "
+            f"{found.eval_end:,} of the {found.buckets:,} buckets that rows are dealt into, so "
+            f"{possible}"
+        )
 
 
 @dataclass(frozen=True)
@@ -272,6 +325,21 @@ def _iso(text: str, kind: type[_Moment], field: str, example: str) -> _Moment:
         raise SpecError(
             f"BigQuerySource.{field} must be written like {example}, not {text!r}"
         ) from None
+
+
+def _decimal(share: Fraction) -> str:
+    """A percentage to as many places as a bucket of a million needs."""
+    return f"{float(share):.6f}".rstrip("0").rstrip(".")
+
+
+_SHOWN_CHARACTERS = 40
+"""Of a query or filter, in the status and in errors."""
+
+
+def _beginning(text: str) -> str:
+    """The beginning of a query or filter, on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= _SHOWN_CHARACTERS else f"{line[: _SHOWN_CHARACTERS - 1]}…"
 
 
 def _names(value: Sequence[str], field: str) -> tuple[str, ...]:

@@ -8,7 +8,8 @@
             dataset = daemon.client().open(my_spec(tmp_path / "rows.parquet"))
             train(dataset)
 
-It needs the daemon's dependencies: `pip install 'faucetml[daemon]'`.
+It needs the daemon's dependencies: `pip install 'faucetml[daemon]>=0.1'`, or from a clone
+`pip install '.[daemon]'`.
 """
 
 from __future__ import annotations

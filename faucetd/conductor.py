@@ -42,6 +42,7 @@ from faucetd.errors import (
     InternalError,
     ReaderConflict,
     SourceChanged,
+    SourceNotFound,
     from_code,
 )
 from faucetd.journal import PlanJournal
@@ -141,7 +142,7 @@ class Conductor:
         self._next_reader = 1
         self._schedulable: dict[int, None] = {}  # idle workers that the scheduler disposes of
         self._loading: dict[int, instructions.Load] = {}
-        self._tasks = WorkerTasks(self._use_idle_workers_for_tasks)
+        self._tasks = WorkerTasks(self._use_idle_workers_for_tasks, self._most_opens)
         self._openings = Openings(
             settings,
             self._access,
@@ -150,6 +151,7 @@ class Conductor:
             self._datasets,
             self._scheduler,
             self.happened,
+            self._is_read,
         )
 
     def wire(
@@ -273,7 +275,7 @@ class Conductor:
                 self._tasks.progressed(worker, message)
             case messages.Opened() | messages.SnapshotIs():
                 self._tasks.replied(worker, message)
-                self._give_work(worker)
+                self._give_work(worker, has_opened=True)
             case messages.ExtraBytes():
                 self.happened(events.ExtraBytesWanted(worker, message.nbytes))
             case messages.Loaded():
@@ -300,14 +302,19 @@ class Conductor:
             if not is_sealed(fd) or page_rounded(os.fstat(fd).st_size) != layout.nbytes:
                 raise InternalError(f"worker {worker} published a segment that is not sealed")
         found = None
-        if dataset is not None and message.found is not None:
+        if dataset is not None:
             try:
-                found = dataset.find(load.chunk, message.found)
-                self._journal.append(load.dataset, load.chunk, message.found)
-            except (SourceChanged, OSError) as error:
+                self._refuse_if_broken(dataset)  # by what another worker has read meanwhile
+                if message.found is not None:
+                    dataset.check(load.chunk, message.found)
+                    self._write_down(load, message.found)
+                    found = dataset.find(load.chunk, message.found)
+            except SourceChanged as error:
                 for fd in fds:
                     os.close(fd)
-                self._break(dataset, worker, error)
+                self._break(dataset, error)
+                self.happened(events.ChunkFailed(worker, error.code, error.message))
+                self._give_work(worker)
                 return
         for (split, layout), fd in zip(message.segments.items(), fds, strict=True):
             self._segments[SegmentId(load.dataset, load.chunk, split)] = (fd, layout)
@@ -317,40 +324,73 @@ class Conductor:
         self.happened(events.ChunkLoaded(worker, sizes, found))
         self._give_work(worker)
 
-    def _break(self, dataset: OpenDataset, worker: int, error: SourceChanged | OSError) -> None:
-        """The plan cannot go on after what the worker has read: its readers fail, aloud."""
-        if isinstance(error, OSError):
-            error = SourceChanged(f"the plan journal of {dataset.key} cannot be written: {error}")
-        _log.error("%s: %s", dataset.key, error)
-        self._give_up(dataset, error.message)
-        self.happened(events.ChunkFailed(worker, error.code, error.message))
-        self._give_work(worker)
+    def _write_down(self, load: instructions.Load, found: messages.FoundChunk) -> None:
+        try:
+            self._journal.append(load.dataset, load.chunk, found)
+        except OSError as error:
+            raise SourceChanged(
+                f"the plan of dataset {load.dataset} cannot be written down in scratch_dir "
+                f"{self._settings.scratch_dir}: {error}; make room there, and open it anew"
+            ) from error
 
-    def _give_up(self, dataset: OpenDataset, why: str) -> None:
-        """Nobody joins the dataset any more; who asks for the same gets a new one."""
-        dataset.broken = why
+    def _break(self, dataset: OpenDataset, error: FaucetError) -> None:
+        """The dataset cannot be read as it was opened any more.
+
+        All its readers fail, aloud, and no other begins; who asks for the same gets a new one.
+        """
+        if dataset.broken:
+            return
+        _log.error("%s: %s", dataset.key, error)
+        dataset.broken = error.message
         self._journal.forget(dataset.key)
+        for reader in [r for r in self._readers.values() if not r.left]:
+            if reader.request.dataset_key == dataset.key:
+                reader.outbox.put_nowait(error)
+                self.reader_left(reader)
+
+    def _refuse_if_broken(self, dataset: OpenDataset) -> None:
+        """Raises SourceChanged if the dataset cannot be read any more."""
+        if dataset.broken:
+            raise SourceChanged(
+                f"dataset {dataset.key} cannot be read any more; open it anew with "
+                f"FaucetClient.open(). What happened: {dataset.broken}"
+            )
 
     def _failed(self, worker: int, message: messages.Failed) -> None:
-        if not self._tasks.failed(worker, from_code(message.code, message.message)):
+        error = from_code(message.code, message.message)
+        is_task = self._tasks.failed(worker, error)
+        if not is_task:
             load = self._loading.pop(worker)
             _log.error("chunk %d of %s: %s", load.chunk, load.dataset, message.message)
             if (dataset := self._datasets.get(load.dataset)) is not None:
                 dataset.failures[load.chunk] = message.message
-                if dataset.ticket and message.code == SourceChanged.code:
-                    self._give_up(dataset, message.message)
+                if dataset.ticket and isinstance(error, SourceChanged | SourceNotFound):
+                    self._break(dataset, error)
             self.happened(events.ChunkFailed(worker, message.code, message.message))
-        self._give_work(worker)
+        self._give_work(worker, has_opened=is_task)
 
-    def _give_work(self, worker: int) -> None:
-        """An idle worker opens what waits to be opened, else it is the scheduler's."""
+    def _give_work(self, worker: int, *, has_opened: bool = False) -> None:
+        """An idle worker opens what waits to be opened, else it is the scheduler's.
+
+        After it has opened something, it is the scheduler's first: where there is one worker
+        alone, openings and loads take turns.
+        """
         self._workers().done(worker)
-        if self._tasks:
+        if self._tasks and not has_opened:
             self._workers().give(worker, self._tasks.start(worker))
             self.happened(events.WorkerTaken(worker))
             return
         self._schedulable[worker] = None
         self.happened(events.WorkerIdle(worker))
+        self._use_idle_workers_for_tasks()
+
+    def _most_opens(self) -> int:
+        """While anybody reads, one worker is left to load chunks, if there are several."""
+        workers = self._settings.workers
+        return max(workers - 1, 1) if self.has_readers() else workers
+
+    def _is_read(self, key: str) -> bool:
+        return any(r.request.dataset_key == key for r in self._readers.values() if not r.left)
 
     def _use_idle_workers_for_tasks(self) -> None:
         while self._tasks and self._schedulable:
@@ -390,9 +430,7 @@ class Conductor:
                 "the tensors that they hold, and try again"
             )
         freed = sum(self._scheduler.resident(whole).values())
-        self.happened(events.DatasetRemoved(whole))
-        if self._datasets.pop(whole).ticket:
-            self._journal.forget(whole)
+        self._openings.remove(whole)
         return whole, freed
 
     # Readers (Backend).
@@ -400,11 +438,7 @@ class Conductor:
     async def read(self, session: Session, request: ReaderRequest) -> _Reader:
         """Starts a reader, as soon as its name is free: the last one may just be leaving."""
         self._refuse_if_draining()
-        if request.dataset_key not in self._datasets:
-            raise DatasetNotFound(
-                f"dataset {request.dataset_key} is not open any more; open it anew with "
-                "FaucetClient.open()"
-            )
+        self._refuse_unless_open(request.dataset_key)
         theirs = sum(reader.session is session for reader in self._readers.values())
         if theirs >= MAX_READERS_PER_SESSION:
             raise BudgetError(
@@ -422,6 +456,7 @@ class Conductor:
                 f"the {request.split} split, in process {self._names[name].session.pid}: give this "
                 "run another job= name, or close the other iterator"
             ) from None
+        self._refuse_unless_open(request.dataset_key)  # still, after that wait
         reader = _Reader(self, self._next_reader, session, request)
         self._next_reader += 1
         self._readers[reader.number] = reader
@@ -440,6 +475,14 @@ class Conductor:
             )
         )
         return reader
+
+    def _refuse_unless_open(self, key: str) -> None:
+        dataset = self._datasets.get(key)
+        if dataset is None:
+            raise DatasetNotFound(
+                f"dataset {key} is not open any more; open it anew with FaucetClient.open()"
+            )
+        self._refuse_if_broken(dataset)
 
     def _refuse_if_draining(self) -> None:
         if self._draining:
@@ -472,12 +515,18 @@ class Conductor:
         name = _reader_name(reader.request)
         if self._names.get(name) is reader:
             del self._names[name]
+        if not self._names:
+            # More may be opened now; not at once, for instructions may still be carried out.
+            asyncio.get_running_loop().call_soon(self._use_idle_workers_for_tasks)
 
     def _forget_reader_if_over(self, number: int) -> None:
         reader = self._readers.get(number)
         if reader is not None and reader.left and not self._scheduler.knows(number):
             del self._readers[number]
             self._end_if_over(reader.session)
+            if (dataset := self._datasets.get(reader.request.dataset_key)) is not None:
+                dataset.used_at = time.monotonic()
+                self._openings.retire()
 
     def fetch(self, session: Session, handle: bytes) -> int:
         """See serve.backend.Backend."""
@@ -591,7 +640,7 @@ class Conductor:
         for fd, _ in self._segments.values():
             os.close(fd)
         self._segments.clear()
-        self._journal.close()
+        self._schedulable.clear()
 
     def has_readers(self) -> bool:
         """Whether a live reader is under way."""

@@ -19,12 +19,14 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import re
 import stat
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from faucet_client.address import Address, builtin_address, parse_address
 from faucetd.errors import ConfigError
@@ -49,6 +51,11 @@ COMPRESSIONS = ("none", "lz4", "zstd")
 
 MAX_STREAMS = 1_000
 """The service's own limit a read session (BigQuery's quotas page)."""
+
+MAX_LABEL_CHARACTERS = 63
+
+_PROJECT = r"[A-Za-z0-9][A-Za-z0-9:._-]*"
+"""Loosely: local servers have short ones, and some old ones are domain.com:project."""
 
 MAX_DEFAULT_WORKERS = 4
 """More workers than this pay off for few tables, and each takes memory of its own."""
@@ -93,7 +100,7 @@ class Setting:
         metavar: What stands for a value in the help.
         help: What it does, for a person.
         separator: For a list, what stands between its values in the environment variable.
-        secret: Whether its value must never be shown.
+        bare: What its flag means without a value, as text; None where it needs one.
         table: The table of the settings file that it is in, or "" for none.
     """
 
@@ -104,7 +111,7 @@ class Setting:
     metavar: str
     help: str
     separator: str | None = None
-    secret: bool = False
+    bare: str | None = None
     table: str = ""
 
     @property
@@ -233,7 +240,63 @@ def _parse_label(value: object) -> tuple[str, str]:
     key, separator, label = _text(value).partition("=")
     if not (key and separator):
         raise ValueError(f"{value!r} is not a label: write it as key=value")
+    # https://cloud.google.com/bigquery/docs/labels-intro#requirements
+    if not (key[0].isalpha() and _serves_in_label(key) and _serves_in_label(label)):
+        raise ValueError(
+            f"{value!r} is no label of BigQuery's: key and value have at most "
+            f"{MAX_LABEL_CHARACTERS} lower-case letters, digits, - and _, and a key begins with a "
+            "letter"
+        )
     return key, label
+
+
+def _serves_in_label(text: str) -> bool:
+    return len(text) <= MAX_LABEL_CHARACTERS and all(
+        one in "-_" or (one.isalnum() and one == one.lower()) for one in text
+    )
+
+
+def _parse_project(value: object) -> str:
+    text = _text(value)
+    if not re.fullmatch(_PROJECT, text):
+        raise ValueError(f"{text!r} is no project: write its id, such as my-project")
+    return text
+
+
+def _parse_result_dataset(value: object) -> str:
+    text = _text(value)
+    if not re.fullmatch(rf"({_PROJECT}\.)?\w+", text, re.ASCII):
+        raise ValueError(f"{text!r} is no dataset: write dataset, or project.dataset")
+    return text
+
+
+def _parse_api_endpoint(value: object) -> str:
+    text = _text(value)
+    try:
+        url = urlsplit(text)
+        serves = url.scheme in ("http", "https") and url.hostname and url.port != 0
+    except ValueError:  # brackets or a port that are none
+        serves = False
+    if not serves or re.search(r"\s", text) or url.query or url.fragment:
+        raise ValueError(
+            f"{text!r} is not the URL of a server: write http://host:port or https://host"
+        )
+    if url.path.strip("/"):
+        raise ValueError(
+            f"{text!r} has the path {url.path!r}, which is appended by itself: write "
+            f"{url.scheme}://{url.netloc}"
+        )
+    return text.rstrip("/")
+
+
+def _parse_storage_endpoint(value: object) -> str:
+    text = _text(value)
+    found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^\s/:\[\]]+):([0-9]{1,5})", text, re.ASCII)
+    if found is None or not 0 < int(found[2]) < 2**16:
+        raise ValueError(
+            f"{text!r} is not host:port: write it without http://, such as 127.0.0.1:9060"
+        )
+    return text
 
 
 def _parse_flag(value: object) -> bool:
@@ -344,6 +407,7 @@ def _bigquery(
     text: str,
     default_text: str = "none",
     separator: str | None = None,
+    bare: str | None = None,
 ) -> Setting:
     """A setting of `[bigquery]`; its default is the one of `BigQuerySettings`."""
     default = getattr(BigQuerySettings(), key)
@@ -355,6 +419,7 @@ def _bigquery(
         metavar=metavar,
         help=text,
         separator=separator,
+        bare=bare,
         table="bigquery",
     )
 
@@ -362,7 +427,7 @@ def _bigquery(
 SETTINGS += (
     _bigquery(
         "project",
-        _text,
+        _parse_project,
         "PROJECT",
         "Project that BigQuery's jobs and read sessions are billed to.",
         "the credentials' own",
@@ -376,11 +441,15 @@ SETTINGS += (
         "default: application-default credentials",
     ),
     _bigquery(
-        "api_endpoint", _text, "URL", "BigQuery's REST API, as http://127.0.0.1:9050.", "Google's"
+        "api_endpoint",
+        _parse_api_endpoint,
+        "URL",
+        "BigQuery's REST API, as http://127.0.0.1:9050.",
+        "Google's",
     ),
     _bigquery(
         "storage_endpoint",
-        _text,
+        _parse_storage_endpoint,
         "HOST:PORT",
         "BigQuery's Storage Read API, as 127.0.0.1:9060.",
         "Google's",
@@ -389,8 +458,10 @@ SETTINGS += (
         "storage_insecure",
         _parse_flag,
         "BOOLEAN",
-        "Whether the storage endpoint speaks plain HTTP/2, as local servers do: true or false.",
+        "Whether the storage endpoint speaks plain HTTP/2, as local servers do: true or false; the "
+        "flag alone is true.",
         "false",
+        bare="true",
     ),
     _bigquery(
         "max_streams",
@@ -422,7 +493,7 @@ SETTINGS += (
     ),
     _bigquery(
         "result_dataset",
-        _text,
+        _parse_result_dataset,
         "DATASET",
         "Dataset that results of queries are written to, as project.dataset; needed for "
         'chunking="hash".',
@@ -505,7 +576,22 @@ def make_settings(values: Mapping[str, Any]) -> Settings:
     for root in settings.allowed_roots:
         if not root.exists():
             raise ConfigError(f"allowed_roots: {root} does not exist; make it, or correct the path")
+    check_credentials(settings.bigquery)
     return settings
+
+
+def check_credentials(settings: BigQuerySettings) -> None:
+    """Refuses a key file that is not there.
+
+    Raises:
+        ConfigError: with its path.
+    """
+    path = settings.credentials
+    if os.path.isabs(path) and not os.path.isfile(path):
+        raise ConfigError(
+            f"[bigquery] credentials: there is no file {path}, or this user may not look for it; "
+            "correct the path"
+        )
 
 
 def check_budget(memory_budget: int, limit: MemoryLimit) -> None:
@@ -561,12 +647,22 @@ def _read_table(path: Path, table: str, written: Mapping[str, object]) -> dict[s
     for key, value in written.items():
         where = f"{path}: [{table}]" if table else f"{path}:"
         if key not in known:
-            raise ConfigError(f"{where} there is no setting {key!r}; {_suggestion(key, known)}")
+            remedy = _elsewhere(key, table) or _suggestion(key, known)
+            raise ConfigError(f"{where} there is no setting {key!r}; {remedy}")
         try:
             values[known[key].name] = known[key].from_toml(value)
         except ValueError as error:
             raise ConfigError(f"{where} {key}: {error}") from None
     return values
+
+
+def _elsewhere(key: str, table: str) -> str | None:
+    """Where a key belongs that was written into `table`, by its whole name or its own."""
+    for setting in SETTINGS:
+        if key == setting.name or (key == setting.key and table != setting.table):
+            place = f"in the table [{setting.table}]" if setting.table else "above all tables"
+            return f"write it as {setting.key} {place}"
+    return None
 
 
 def unknown_variables(environ: Iterable[str]) -> list[str]:

@@ -32,6 +32,7 @@ class OpenDataset:
         broken: Why the plan cannot be used any more, or "".
         failures: Why chunks could not be made, by chunk, until they are.
         passes: Passes over a split that readers were given, in all, who have left.
+        used_at: When it was last opened, or a reader of it was over; monotonic seconds.
     """
 
     def __init__(self, spec: DatasetSpec, opened: Opened, opened_at: float) -> None:
@@ -42,6 +43,7 @@ class OpenDataset:
         self.broken = ""
         self.failures: dict[int, str] = {}
         self.passes = 0.0
+        self.used_at = time.monotonic()
         self._chunks_made = 0
         self._rows_read = 0
         self._bytes_read = 0
@@ -92,11 +94,8 @@ class OpenDataset:
             },
         )
 
-    def find(self, number: int, found: FoundChunk) -> events.Found:
-        """An open chunk was read.
-
-        Returns:
-            What the scheduler is told.
+    def check(self, number: int, found: FoundChunk) -> None:
+        """Refuses what cannot be true of an open chunk. Changes nothing.
 
         Raises:
             SourceChanged: the pass has more or fewer rows than were counted; or the chunk is not
@@ -104,7 +103,7 @@ class OpenDataset:
         """
         if not (0 <= number < len(self.chunks) and self.chunks[number].open):
             raise SourceChanged(f"{self.spec.source}: chunk {number} was found, and is not open")
-        rows = {split: self._found_rows[split] + rows_of(found.chunk, split) for split in SPLITS}
+        rows = self._rows_with(found)
         last = found.following is None and not any(
             chunk.open for other, chunk in enumerate(self.chunks) if other != number
         )
@@ -117,7 +116,10 @@ class OpenDataset:
                     f"and reading it has given {more} {min(rows[split], counted):,}. No epoch "
                     "would be exact, so it ends here; open the dataset again, which counts anew"
                 )
-        self._found_rows = rows
+
+    def find(self, number: int, found: FoundChunk) -> events.Found:
+        """An open chunk was read, and is what `check` has let pass; what the scheduler is told."""
+        self._found_rows = self._rows_with(found)
         self.chunks[number] = found.chunk
         if found.following is not None:
             self.chunks.append(found.following)
@@ -126,11 +128,15 @@ class OpenDataset:
             None if found.following is None else _info(found.following, found.following_bytes),
         )
 
+    def _rows_with(self, found: FoundChunk) -> dict[Split, int]:
+        return {split: self._found_rows[split] + rows_of(found.chunk, split) for split in SPLITS}
+
     def renew(self, opened: Opened, opened_at: float) -> None:
         """The dataset was opened once more, with the same chunks: they can be read again."""
         assert (opened.key, opened.chunks) == (self.key, self.opened.chunks), "keys tell plans"
         self.opened = opened
         self.opened_at = opened_at
+        self.used_at = time.monotonic()
         self.broken = ""
         self.failures.clear()
 
@@ -143,13 +149,16 @@ class OpenDataset:
         for column, counts in loaded.counts.items():
             self._counts[column] = _add(self._counts.get(column), counts)
 
-    def joinable(self, *, in_use: bool, all_resident: bool, max_age_s: float) -> bool:
+    def joinable(self, *, being_read: bool, all_resident: bool, max_age_s: float) -> bool:
         """Whether who asks for the same spec of a warehouse shall share it.
 
+        That it is in memory is no reason: a job that starts every night would get the rows of its
+        first night for as long as the daemon lives.
+
         Args:
-            in_use: Somebody reads it, or it is in memory.
+            being_read: A live reader reads it.
             all_resident: Nothing of it need ever be read again.
-            max_age_s: How long a snapshot that nobody uses is kept.
+            max_age_s: How long a snapshot that nobody reads is shared.
         """
         facts = self.opened.warehouse
         assert facts is not None, "files are asked for their snapshot"
@@ -158,7 +167,7 @@ class OpenDataset:
         age_s = max(time.time() - self.opened_at, 0.0)
         if age_s > facts.lifetime_s - EXPIRY_MARGIN_S and not all_resident:
             return False
-        return in_use or age_s < max_age_s
+        return being_read or age_s < max_age_s
 
     def info(self) -> DatasetInfo:
         """What clients are told."""

@@ -7,7 +7,7 @@ warehouse keeps the read session.
 
 A file has a header, and one line a chunk that was found. Lines are appended whole; what a crash cut
 off at the end was granted to nobody. Written data survives the daemon, not the machine, whose end
-no trainer survives either, so nothing waits for the disk.
+no trainer survives either, so nothing waits for the disk. No file is kept open: there may be many.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgspec
 
@@ -77,7 +77,8 @@ class PlanJournal:
         )
         versions = (__version__, metadata.version("torch"))
         self._made_by = hashlib.sha256(repr((who, versions, os.getuid())).encode()).hexdigest()
-        self._files: dict[str, BinaryIO] = {}
+        self._whole: set[str] = set()  # keys of files that are known to end with a whole line
+        self._specs: dict[str, dict[str, Any]] = {}  # by key: of files of earlier daemons
 
     def begin(self, spec: dict[str, Any], opened: Opened, opened_at: float) -> None:
         """Writes down a dataset that was opened.
@@ -88,59 +89,78 @@ class PlanJournal:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._path(opened.key)
         part = path.with_suffix(_PART)
-        file = part.open("wb", buffering=0)
-        file.write(msgspec.json.encode(_Header(self._made_by, opened_at, spec, opened)) + b"\n")
-        part.replace(path)
-        self._files[opened.key] = file
+        header = _Header(self._made_by, opened_at, spec, opened)
+        try:
+            _append(part, msgspec.json.encode(header) + b"\n")
+            part.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise
+        self._whole.add(opened.key)
 
     def append(self, key: str, number: int, found: FoundChunk) -> None:
         """Writes down a chunk that was found.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: it cannot be written; then the plan must be forgotten.
         """
-        if key not in self._files:
-            self._files[key] = _open_to_append(self._path(key))
-        line = msgspec.json.encode(_Line(number, found)) + b"\n"
-        if self._files[key].write(line) < len(line):
-            raise OSError("no space is left for it")
+        path = self._path(key)
+        if key not in self._whole:
+            _cut_off_last_line(path)
+            self._whole.add(key)
+        try:
+            _append(path, msgspec.json.encode(_Line(number, found)) + b"\n", os.O_WRONLY)
+        except OSError:
+            self._whole.discard(key)
+            raise
 
-    def plans(self, known: Container[str] = ()) -> Iterator[Plan]:
-        """The plans that still serve, but for those of `known` keys. The others are removed."""
+    def plans(
+        self, wanted: Callable[[dict[str, Any]], bool], known: Container[str] = ()
+    ) -> Iterator[Plan]:
+        """The plans whose spec is `wanted`, but for those of `known` keys.
+
+        Files that serve nobody any more are removed. Of the others the header alone is read, and
+        that once: a plan may have many thousand lines, and whoever asks is kept waiting.
+        """
         for path in self._folder.glob(f"*{_PART}"):
             path.unlink(missing_ok=True)
         for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
             if path.stem in known:
                 continue
-            plan = self._read(path)
+            if path.stem in self._specs and not wanted(self._specs[path.stem]):
+                continue
+            header = self._read_header(path)
+            plan = None
+            if header is not None:
+                self._specs[path.stem] = header.spec
+                if not wanted(header.spec):
+                    continue
+                plan = _read_plan(path, header)
             if plan is not None:
                 yield plan
-            elif path.stem not in self._files:
-                path.unlink(missing_ok=True)
+            else:
+                self.forget(path.stem)
 
     def forget(self, key: str) -> None:
         """The dataset is gone, or its plan is of no use any more."""
-        if (file := self._files.pop(key, None)) is not None:
-            file.close()
-        self._path(key).unlink(missing_ok=True)
+        self._whole.discard(key)
+        self._specs.pop(key, None)
+        try:
+            self._path(key).unlink(missing_ok=True)
+        except OSError as error:
+            _log.warning("the plan journal %s cannot be removed: %s", self._path(key), error)
         with contextlib.suppress(OSError):
             self._folder.rmdir()  # if it was the last
-
-    def close(self) -> None:
-        """Closes the files, which stay."""
-        for file in self._files.values():
-            file.close()
-        self._files.clear()
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{key}{_SUFFIX}"
 
-    def _read(self, path: Path) -> Plan | None:
+    def _read_header(self, path: Path) -> _Header | None:
+        """None if the plan is of no use any more."""
         try:
-            first, *rest = path.read_bytes().split(b"\n")
-            header = msgspec.json.decode(first, type=_Header)
-            # The last line is empty, or was cut off.
-            lines = [msgspec.json.decode(line, type=_Line) for line in rest[:-1]]
+            with path.open("rb") as file:
+                header = msgspec.json.decode(file.readline(), type=_Header)
         except (OSError, ValueError) as error:
             _log.warning("the plan journal %s cannot be read and is removed: %s", path, error)
             return None
@@ -149,13 +169,36 @@ class PlanJournal:
             return None
         if time.time() > header.opened_at + facts.lifetime_s:
             return None
-        found = tuple((line.number, line.found) for line in lines)
-        return Plan(header.spec, header.opened, header.opened_at, found)
+        return header
 
 
-def _open_to_append(path: Path) -> BinaryIO:
-    """The file, without what a crash left of its last line."""
-    file = path.open("r+b", buffering=0)
-    file.seek(file.readall().rfind(b"\n") + 1)
-    file.truncate()
-    return file
+def _read_plan(path: Path, header: _Header) -> Plan | None:
+    """None if it cannot be read."""
+    try:
+        # The last line is empty, or was cut off.
+        rest = path.read_bytes().split(b"\n")[1:-1]
+        lines = [msgspec.json.decode(line, type=_Line) for line in rest]
+    except (OSError, ValueError) as error:
+        _log.warning("the plan journal %s cannot be read and is removed: %s", path, error)
+        return None
+    found = tuple((line.number, line.found) for line in lines)
+    return Plan(header.spec, header.opened, header.opened_at, found)
+
+
+def _append(path: Path, data: bytes, flags: int = os.O_WRONLY | os.O_CREAT | os.O_TRUNC) -> None:
+    """Writes at the end of a file, all or an OSError.
+
+    A full disk takes what still fits of a write, and says so by the count alone.
+    """
+    fd = os.open(path, flags | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        if (written := os.write(fd, data)) < len(data):
+            raise OSError(f"of {len(data):,} bytes, {written:,} could be written: no space is left")
+    finally:
+        os.close(fd)
+
+
+def _cut_off_last_line(path: Path) -> None:
+    """Removes what a crash left of the file's last line."""
+    with path.open("r+b", buffering=0) as file:
+        file.truncate(file.readall().rfind(b"\n") + 1)

@@ -10,8 +10,10 @@ import asyncio
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from faucet_client.spec import SPLITS, BigQuerySource, DatasetSpec
 from faucetd.config import Settings
@@ -36,11 +38,15 @@ _log = logging.getLogger(__name__)
 MAX_CHUNKS = 20_000
 """Of one dataset. More would cost the scheduler more than they can bring."""
 
+MOST_UNUSED = 16
+"""Of the datasets that nobody reads and nobody can join, so many are kept: a client may still hold
+one, and read it again. Which were not used for longest go first."""
+
 Task = messages.Open | messages.CheckSnapshot
 Reply = messages.Opened | messages.SnapshotIs
 
 
-@dataclass
+@dataclass(eq=False)
 class _Waiting:
     """A task that one or more clients wait for."""
 
@@ -49,22 +55,29 @@ class _Waiting:
     progress: OpenProgress | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     attempts: int = 0
+    started: bool = False
 
 
 class WorkerTasks:
     """Tasks for workers, first come, first served, and who does which.
 
+    An `Open` may take an hour, which a warehouse's query may. So that chunks are loaded meanwhile,
+    it waits while too many workers open already; what comes after it and is short does not.
+
     Args:
         wake: Called when there is a new task, for idle workers to be given it.
+        most_opens: So many workers may be opening now.
     """
 
-    def __init__(self, wake: Callable[[], None]) -> None:
+    def __init__(self, wake: Callable[[], None], most_opens: Callable[[], int]) -> None:
         self._wake = wake
+        self._most_opens = most_opens
         self._waiting: list[_Waiting] = []
         self._running: dict[int, _Waiting] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._waiting)
+        """Whether a worker may start one now."""
+        return self._next() is not None
 
     def add(self, task: Task) -> _Waiting:
         """One more task; `done` of what comes back has its reply, or raises."""
@@ -75,8 +88,22 @@ class WorkerTasks:
 
     def start(self, worker: int) -> Task:
         """The next task, which this worker does from now on."""
-        waiting = self._running[worker] = self._waiting.pop(0)
+        waiting = self._next()
+        assert waiting is not None, "who asks has looked"
+        self._waiting.remove(waiting)
+        self._running[worker] = waiting
+        waiting.started = True
         return waiting.task
+
+    def _next(self) -> _Waiting | None:
+        # What nobody waits for any more is over before it began.
+        self._waiting = [one for one in self._waiting if not one.done.done()]
+        opens = sum(isinstance(one.task, messages.Open) for one in self._running.values())
+        full = opens >= self._most_opens()
+        for waiting in self._waiting:
+            if not (full and isinstance(waiting.task, messages.Open)):
+                return waiting
+        return None
 
     def progressed(self, worker: int, message: messages.Progress) -> None:
         """The worker has come so far."""
@@ -102,6 +129,7 @@ class WorkerTasks:
         waiting = self._running.pop(worker, None)
         if waiting is None:
             return
+        waiting.started = False
         waiting.attempts += 1
         if waiting.attempts < MAX_ATTEMPTS:
             self._waiting.insert(0, waiting)
@@ -135,6 +163,7 @@ class Openings:
         datasets: The open datasets by key, which this adds to.
         scheduler: Is asked what is in memory and in use.
         happened: Tells the scheduler.
+        is_read: Whether a live reader reads the dataset of a key.
     """
 
     def __init__(
@@ -146,6 +175,7 @@ class Openings:
         datasets: dict[str, OpenDataset],
         scheduler: Scheduler,
         happened: Callable[[events.Event], None],
+        is_read: Callable[[str], bool],
     ) -> None:
         self._settings = settings
         self._access = access
@@ -154,7 +184,9 @@ class Openings:
         self._datasets = datasets
         self._scheduler = scheduler
         self._happened = happened
+        self._is_read = is_read
         self._by_request: dict[DatasetSpec, asyncio.Task[str]] = {}
+        self._clients: Counter[asyncio.Task[str]] = Counter()  # who wait for its end
         self._progress: dict[DatasetSpec, _Waiting] = {}
 
     async def open(self, spec: DatasetSpec, key: str) -> AsyncIterator[OpenProgress | DatasetInfo]:
@@ -167,6 +199,19 @@ class Openings:
             task = asyncio.create_task(self._open(spec))
             self._by_request[spec] = task
             task.add_done_callback(lambda done: self._ended(spec, done))
+        self._clients[task] += 1
+        try:
+            async for progress in self._progress_of(spec, task):
+                yield progress
+            yield self._datasets[task.result()].info()
+        finally:
+            self._clients[task] -= 1
+            self._drop_if_alone(spec, task)
+
+    async def _progress_of(
+        self, spec: DatasetSpec, task: asyncio.Task[str]
+    ) -> AsyncIterator[OpenProgress]:
+        """How far an opening is, until its end."""
         while not task.done():
             waiting = self._progress.get(spec)
             if waiting is None:
@@ -178,10 +223,20 @@ class Openings:
             changed.cancel()
             if not task.done() and waiting.progress is not None:
                 yield waiting.progress
-        yield self._datasets[task.result()].info()
+
+    def _drop_if_alone(self, spec: DatasetSpec, task: asyncio.Task[str]) -> None:
+        """Ends an opening whose clients have all gone, unless a worker has begun with it."""
+        if self._clients[task]:
+            return
+        del self._clients[task]
+        waiting = self._progress.get(spec)
+        if not task.done() and (waiting is None or not waiting.started):
+            task.cancel()
+            del self._by_request[spec]
 
     def _ended(self, spec: DatasetSpec, task: asyncio.Task[str]) -> None:
-        self._by_request.pop(spec, None)
+        if self._by_request.get(spec) is task:
+            del self._by_request[spec]
         if not task.cancelled() and (error := task.exception()) is not None:
             # Whoever waited is told, and nobody may have waited: a failure is never cached.
             _log.info("opening %s failed: %s", spec.source, error)
@@ -215,6 +270,7 @@ class Openings:
             self._datasets[dataset.key].renew(opened, dataset.opened_at)
         else:
             self._add(dataset)
+        self.retire()
         return dataset.key
 
     async def _run(self, spec: DatasetSpec, task: Task) -> Reply:
@@ -224,7 +280,8 @@ class Openings:
             return await waiting.done
         finally:
             waiting.changed.set()
-            self._progress.pop(spec, None)
+            if self._progress.get(spec) is waiting:
+                del self._progress[spec]
 
     def _write_down(self, dataset: OpenDataset) -> None:
         try:
@@ -242,6 +299,34 @@ class Openings:
         self._happened(dataset.added())
         chunks = f"{len(dataset.chunks)} chunks" if dataset.complete else "chunks to be found"
         _log.info("opened %s as %s: %s", dataset.spec.source, dataset.key, chunks)
+
+    # Leaving.
+
+    def remove(self, key: str) -> None:
+        """Forgets a dataset that no reader and no lease uses."""
+        self._happened(events.DatasetRemoved(key))
+        if self._datasets.pop(key).ticket:
+            self._journal.forget(key)
+
+    def retire(self) -> None:
+        """Forgets datasets that nobody uses and nobody can join, but for the `MOST_UNUSED` last.
+
+        To be called when a dataset was opened, and when its last reader has left. Files' datasets
+        stay: whoever opens the same files joins them.
+        """
+        if len(self._datasets) <= MOST_UNUSED:
+            return
+        unused = [
+            dataset
+            for dataset in self._datasets.values()
+            if isinstance(dataset.spec.source, BigQuerySource)
+            and not self._scheduler.in_use(dataset.key)
+            and (dataset.spec.source.snapshot == "new" or not self._joinable(dataset))
+        ]
+        unused.sort(key=lambda dataset: dataset.used_at, reverse=True)
+        for dataset in unused[MOST_UNUSED:]:
+            _log.info("%s is forgotten: nobody uses or can join it", dataset.key)
+            self.remove(dataset.key)
 
     # Joining.
 
@@ -283,22 +368,27 @@ class Openings:
         resident = self._scheduler.resident(dataset.key)
         whole = sum(rows_of(chunk, split) > 0 for chunk in dataset.chunks for split in SPLITS)
         return dataset.joinable(
-            in_use=bool(resident) or self._scheduler.in_use(dataset.key),
+            being_read=self._is_read(dataset.key),
             all_resident=dataset.complete and len(resident) == whole,
             max_age_s=self._settings.bigquery.snapshot_max_age_s,
         )
 
     def _restore(self, spec: DatasetSpec) -> None:
         """Opens what an earlier daemon has written down of this spec, and does not forget it."""
-        for plan in self._journal.plans(known=self._datasets):
-            if messages.read_spec(plan.spec) != spec:
-                continue
+
+        def wanted(described: dict[str, Any]) -> bool:
+            return messages.read_spec(described) == spec
+
+        for plan in self._journal.plans(wanted, known=self._datasets):
             dataset = OpenDataset(spec, plan.opened, plan.opened_at)
             added = dataset.added()
             try:
                 self._check(dataset)
                 # All of it before the scheduler hears of any: a journal may contradict itself.
-                found = [(number, dataset.find(number, chunk)) for number, chunk in plan.found]
+                found = []
+                for number, read in plan.found:
+                    dataset.check(number, read)
+                    found.append((number, dataset.find(number, read)))
             except FaucetError as error:  # or the budget is another one now
                 _log.warning("the plan of %s is not taken up: %s", dataset.key, error)
                 continue

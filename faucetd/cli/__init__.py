@@ -25,7 +25,7 @@ def main() -> None:
         extra = "demo" if sys.argv[1:2] == ["demo"] else "daemon"
         print(
             f"faucetd: the Python module {missing!r} is missing; install what this command needs "
-            f"with: pip install 'faucetml[{extra}]'",
+            f"with: pip install 'faucetml[{extra}]>=0.1', or from a clone pip install '.[{extra}]'",
             file=sys.stderr,
         )
         code = 1

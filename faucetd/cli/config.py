@@ -10,8 +10,6 @@ import click
 from faucetd.cli.options import Sourced, read_settings, settings_options, sourced_values
 from faucetd.sizes import format_size
 
-HIDDEN = "(hidden)"
-
 
 @click.command("check-config")
 @settings_options
@@ -33,8 +31,8 @@ def check_config(ctx: click.Context, /, **_: object) -> None:
     )
     if not settings.allowed_roots:
         click.echo(
-            "but no file may be opened yet: name a folder by allowed_roots, such as "
-            "--allowed-roots /data"
+            "clients may open tables of BigQuery; to let them open files too, name a folder by "
+            "allowed_roots, such as --allowed-roots /data"
         )
 
 
@@ -63,9 +61,9 @@ def show(ctx: click.Context, /, **_: object) -> None:
 
 
 def show_lines(values: Collection[Sourced]) -> list[str]:
-    """The settings as lines of TOML, each with its source in a comment; secrets are hidden.
+    """The settings as lines of TOML, each with its source in a comment.
 
-    A setting without a value is a comment, since TOML cannot say so.
+    A setting without a value is a comment that says what then holds, since TOML cannot.
     """
     assignments = {one.setting.name: _assignment(one) for one in values}
     column = max(map(len, assignments.values()))
@@ -81,14 +79,14 @@ def show_lines(values: Collection[Sourced]) -> list[str]:
 
 def _assignment(one: Sourced) -> str:
     if one.value is None:
-        return f"# {one.setting.key} ="
-    return f"{one.setting.key} = {_toml(HIDDEN if one.setting.secret else one.value)}"
+        return f"# {one.setting.key} = {one.setting.default_text}"
+    return f"{one.setting.key} = {_toml(one.value)}"
 
 
 def _comment(one: Sourced) -> str:
     # Sizes are exact in the value, and readable here.
     readable = one.setting.name in ("memory_budget", "bigquery_max_bytes_billed")
-    if readable and one.value is not None and not one.setting.secret:
+    if readable and one.value is not None:
         return f"{one.source} ({format_size(one.value)})"
     return one.source
 

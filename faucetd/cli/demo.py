@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from faucetd.cli.config import show_lines
 from faucetd.cli.options import settings_options, sourced_values
-from faucetd.config import SETTINGS
+from faucetd.config import SETTINGS, check_credentials
 
 if TYPE_CHECKING:
     from faucetd.demo.bigquery import Warehouse
@@ -65,6 +66,8 @@ def demo(ctx: click.Context, bigquery: bool, bigquery_dataset: str, rows: int | 
         warehouse = _read_warehouse(ctx.args, bigquery_dataset)
     elif ctx.args:
         raise click.UsageError(f"without --bigquery there is no {ctx.args[0]}", ctx)
+    elif ctx.get_parameter_source("bigquery_dataset") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("without --bigquery there is no --bigquery-dataset", ctx)
     from faucetd.demo.run import run
 
     run(warehouse, rows)
@@ -80,4 +83,5 @@ def _read_warehouse(arguments: Sequence[str], dataset: str) -> Warehouse:
     from faucetd.fetch.bigquery.settings import BigQuerySettings
 
     settings = BigQuerySettings(**{one.setting.key: one.value for one in values})
+    check_credentials(settings)
     return Warehouse(settings, show_lines(values), dataset)

@@ -1,4 +1,7 @@
-"""The exit codes of `faucetd`, and the one place that chooses among them."""
+"""The exit codes of `faucetd`, and the one place that chooses among them.
+
+Wrong usage is 2, by click itself.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ from faucet_client.errors import ConfigError, FaucetError, LockHeld
 
 OK = 0
 RUNTIME = 1
-USAGE = 2  # click's own
 LOCK_HELD = 75  # EX_TEMPFAIL of sysexits.h: try again when the other daemon has gone
 CONFIG = 78  # EX_CONFIG of sysexits.h: trying again is useless
 INTERRUPTED = 130  # as shells have it for SIGINT

@@ -6,7 +6,7 @@ import click
 
 from faucet_client.address import Address
 from faucet_client.errors import DaemonUnreachable
-from faucetd.cli.options import address_option
+from faucetd.cli.options import OTHER_ADDRESS, address_option
 
 TIMEOUT_S = 5.0
 
@@ -31,7 +31,11 @@ def health(address: Address) -> None:
     # gRPC is imported only where it is needed, so that `faucetd --help` does not wait for it.
     from faucetd.probe import probe
 
-    if probe(address, TIMEOUT_S) != "serving":
+    try:
+        state = probe(address, TIMEOUT_S)
+    except DaemonUnreachable as error:
+        raise DaemonUnreachable(f"{error}{OTHER_ADDRESS}") from None
+    if state != "serving":
         raise DaemonUnreachable(
             f"the daemon at {address} is NOT SERVING: it is starting or stopping; try again, and "
             "look at its log if this lasts"

@@ -6,14 +6,18 @@ import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from faucet_client.address import Address
+from faucet_client.errors import DaemonUnreachable
 from faucet_client.status import CostStatus, DatasetStatus, ReaderStatus, Status
-from faucetd.cli.options import address_option
+from faucetd.cli.options import OTHER_ADDRESS, address_option
 from faucetd.sizes import format_size
+
+if TYPE_CHECKING:
+    from faucet_client.session import Session
 
 _KEY_DIGITS = 12
 """Of a dataset's key; `drop` takes any unambiguous beginning."""
@@ -26,14 +30,28 @@ def status(address: Address, as_json: bool) -> None:
     """Shows the memory, the datasets and the readers of a running daemon.
 
     \b
+    Of a dataset:
+      TRAIN, EVAL   rows of each split
+      CHUNKS        4/16: of 16 chunks, 4 are in memory; 4/16+: more are still being found
+      RESIDENT      shared memory that its chunks take
+      ROWS READ     rows that the daemon has read from the source to make chunks; each row once,
+                    unless memory was too small to keep them
+      BYTES READ    the same as bytes of Arrow data, as they came. What a warehouse bills, by its
+                    own measure, stands below as "billed"
+
+    \b
+    Of a reader:
+      ROWS          rows handed to it, over all its epochs
+      WAITED        time that it waited for data
+      HOLDS         shared memory that it keeps: batches in use, and some ahead
+
+    \b
     Examples:
       faucetd status
       faucetd status --json | python -m json.tool
       watch -n 1 faucetd status
     """
-    from faucet_client.session import Session
-
-    with Session.connect(address) as session:
+    with _connect(address) as session:
         found = session.status()
     if as_json:
         click.echo(json.dumps(status_as_dict(found), indent=2))
@@ -55,11 +73,19 @@ def drop(key: str, address: Address) -> None:
     Example:
       faucetd drop 3fa2b81c
     """
-    from faucet_client.session import Session
-
-    with Session.connect(address) as session:
+    with _connect(address) as session:
         dropped, freed_bytes = session.drop(key)
     click.echo(f"dropped {dropped}, which freed {format_size(freed_bytes)}")
+
+
+def _connect(address: Address) -> Session:
+    # Imported only where it is needed, so that `faucetd --help` does not wait for gRPC.
+    from faucet_client.session import Session
+
+    try:
+        return Session.connect(address)
+    except DaemonUnreachable as error:
+        raise DaemonUnreachable(f"{error}{OTHER_ADDRESS}") from None
 
 
 def status_as_dict(status: Status) -> dict[str, Any]:

@@ -29,6 +29,9 @@ from faucetd.errors import ConfigError
 
 Command = Callable[..., Any]
 
+OTHER_ADDRESS = "; or name another one by --address"
+"""What an unreachable daemon's error ends with, of a command that has that option."""
+
 
 class _SettingType(click.ParamType[object]):
     """One setting's values, as click sees them."""
@@ -83,6 +86,9 @@ def _read_file(ctx: click.Context, _param: click.Parameter, path: Path | None) -
 def settings_options(command: Command, settings: Sequence[Setting] = SETTINGS) -> Command:
     """Adds `--config` and a flag for each setting; `read_settings` then makes a `Settings`."""
     for setting in reversed(settings):
+        bare: dict[str, Any] = {}
+        if setting.bare is not None:
+            bare = {"is_flag": False, "flag_value": setting.bare}
         command = click.option(
             setting.flag,
             setting.name,
@@ -94,6 +100,7 @@ def settings_options(command: Command, settings: Sequence[Setting] = SETTINGS) -
             default=setting.default,
             show_default=setting.default_text,
             help=setting.help,
+            **bare,
         )(command)
     return click.option(
         "--config",

@@ -131,21 +131,26 @@ def daemon_lines(status: Status, table_rows: int, jobs: int, epochs: int) -> lis
     bytes_read = sum(dataset.source_bytes_read for dataset in status.datasets)
     chunks_made = sum(dataset.chunks_made for dataset in status.datasets)
     alone = jobs * epochs * table_rows
+    costs = [dataset.cost for dataset in status.datasets if dataset.cost is not None]
+    # A warehouse reads the whole table for each split, so that its line has another figure.
+    saved = [_cost_line(cost) for cost in costs] or [
+        f"{jobs} trainers that read it themselves would have read {alone:,} rows."
+    ]
     times = "once" if rows_read == table_rows else f"{rows_read / table_rows:.2f} times"
     used = f"{format_size(status.memory.peak_bytes)} of {format_size(status.memory.budget_bytes)}"
     return [
         f"The daemon read the table {times}: {rows_read:,} rows, {format_size(bytes_read)}.",
-        f"{jobs} trainers that read it themselves would have read {alone:,} rows.",
+        *saved,
         f"It made {chunks_made} chunks, and had at most {used} shared memory in use.",
-        *(_cost_line(dataset.cost) for dataset in status.datasets if dataset.cost is not None),
     ]
 
 
 def _cost_line(cost: CostStatus) -> str:
-    """What the warehouse has billed; a pass over a split would have been one over the table."""
+    """What the warehouse has billed; each read of a split would have been one of the table."""
     alone = format_size(round(cost.passes_served * cost.pass_bytes))
     return (
         f"BigQuery billed {format_size(cost.query_bytes)} of queries and "
         f"{format_size(cost.read_bytes)} of reading; without the cache, "
-        f"{cost.passes_served:.0f} passes would have been {alone} of reading."
+        f"{cost.passes_served:.0f} reads of the table, one for each trainer, epoch and split, "
+        f"would have been {alone}."
     )

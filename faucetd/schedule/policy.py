@@ -52,7 +52,7 @@ def next_load(
     unserved: list[Reader],
     ready_chunks: Callable[[Reader], int],
     worker_last: tuple[str, int] | None,
-    kept_for_others: Callable[[Dataset], set[int]],
+    not_for_it: Callable[[Dataset], set[int]],
 ) -> tuple[Dataset, int, Reader] | None:
     """The chunk to load next, and the reader for whose sake.
 
@@ -61,12 +61,12 @@ def next_load(
         unserved: Readers that wait and for which no load is under way, longest wait first.
         ready_chunks: How many chunks a reader could still be granted, resident or being made.
         worker_last: The dataset and chunk that the worker loaded last.
-        kept_for_others: Chunks of a dataset that are left to other workers.
+        not_for_it: Chunks of a dataset that are left to other workers, or being found out.
     """
     by_key = {dataset.key: dataset for dataset in datasets}
     for reader in unserved:
         dataset = by_key[reader.dataset]
-        chunk = _best_chunk(dataset, reader, worker_last, kept_for_others(dataset))
+        chunk = _best_chunk(dataset, reader, worker_last, not_for_it(dataset))
         if chunk is not None:
             return dataset, chunk, reader
     behind = [
@@ -77,7 +77,7 @@ def next_load(
     ]
     for _, reader in sorted(behind, key=lambda entry: (entry[0], entry[1].id)):
         dataset = by_key[reader.dataset]
-        chunk = _best_chunk(dataset, reader, worker_last, kept_for_others(dataset))
+        chunk = _best_chunk(dataset, reader, worker_last, not_for_it(dataset))
         if chunk is not None:
             return dataset, chunk, reader
     return None
@@ -87,12 +87,12 @@ def _best_chunk(
     dataset: Dataset,
     reader: Reader,
     worker_last: tuple[str, int] | None,
-    kept_for_others: set[int],
+    not_for_it: set[int],
 ) -> int | None:
     """Of the absent chunks that the reader wants: wanted by most, then cheapest, then soonest."""
     if not reader.absent:
         return None
-    candidates = (dataset.missing[reader.split] & reader.pending) - kept_for_others
+    candidates = (dataset.missing[reader.split] & reader.pending) - not_for_it
     if not candidates:
         return None
     following = None

@@ -275,10 +275,11 @@ class Scheduler:
             reader = active[-1]
             segment = self._datasets[reader.dataset].largest_segment_bytes[reader.split]
             message = (
-                f"the text columns of {reader.dataset} are longer than was reserved for them, and "
+                f"segments of {reader.dataset} have turned out larger than was planned (text is "
+                "longer, or chunks have more rows of one split), and "
                 f"memory_budget={self._budget_bytes:,} bytes cannot hold {len(active)} readers of "
-                f"{FLOOR_SEGMENTS} segments of {segment:,} each, and one load beside them. Raise "
-                "memory_budget, or open the dataset with a smaller chunk_rows"
+                f"{FLOOR_SEGMENTS} segments of up to {segment:,} each, and one load beside them. "
+                "Raise memory_budget, or open the dataset with a smaller chunk_rows"
             )
             self._out.append(FailReader(reader.id, BudgetError.code, message))
             self._leave(reader)
@@ -422,6 +423,9 @@ class Scheduler:
             self._require(is_open == (event.found is not None), "an open chunk was not found out")
             if event.found is not None:
                 self._find(dataset, load.chunk, event.found, event.worker)
+                for split, nbytes in event.nbytes.items():
+                    dataset.record_bytes(load.chunk, split, nbytes)
+                self._keep_promises()
         for split, nbytes in event.nbytes.items():
             segment = Segment(
                 SegmentId(load.dataset, load.chunk, split), nbytes, last_used=self._clock
@@ -472,8 +476,9 @@ class Scheduler:
         self._require(event.worker in self._loads, "the worker loads nothing")
         load = self._loads[event.worker]
         total = load.reserved_bytes + event.nbytes
-        if load.dataset in self._datasets:
-            dataset = self._datasets[load.dataset]
+        dataset = self._datasets.get(load.dataset)
+        # Of an open chunk nobody knows here how many rows take these bytes, and of which split.
+        if dataset is not None and load.chunk not in dataset.open:
             rows = {split: dataset.chunks[load.chunk].rows.get(split, 0) for split in load.splits}
             for split in load.splits:
                 nbytes = total * rows[split] // sum(rows.values())
@@ -583,7 +588,7 @@ class Scheduler:
             unserved,
             self._ready_chunks,
             self._last.get(worker),
-            lambda dataset: self._kept_for_others(dataset, worker),
+            lambda dataset: self._not_for(dataset, worker),
         )
         if choice is None:
             return False
@@ -594,16 +599,22 @@ class Scheduler:
         self._start_load(worker, dataset, chunk, reader.split)
         return True
 
-    def _kept_for_others(self, dataset: Dataset, worker: int) -> set[int]:
-        """Open chunks that follow what another worker has just read, and can go on with at once.
+    def _not_for(self, dataset: Dataset, worker: int) -> set[int]:
+        """Open chunks that this worker must not, or had better not, load.
 
-        Its connections stand where the chunk begins; anybody else would have to open them anew.
+        One that is being loaded, for whichever split, is about to be found out: a second load would
+        find it out twice. And one that follows what another worker has just read is left to it: its
+        connections stand where the chunk begins; anybody else would have to open them anew.
         """
+        loading = {load.chunk for load in self._loads.values() if load.dataset == dataset.key}
         return {
             chunk
             for chunk in dataset.open
-            if (owner := dataset.owners.get(chunk, worker)) != worker
-            and (owner in self._idle or owner == self._finishing)
+            if chunk in loading
+            or (
+                (owner := dataset.owners.get(chunk, worker)) != worker
+                and (owner in self._idle or owner == self._finishing)
+            )
         }
 
     def _start_load(self, worker: int, dataset: Dataset, chunk: int, split: Split) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from faucet_client.spec import SPLITS, Split
 from faucetd.schedule.events import ChunkInfo, Totals
@@ -225,10 +225,16 @@ class Dataset:
         return part.range_at(self.starts[split][chunk], self.chunks[chunk].rows.get(split, 0))
 
     def segment_bytes(self, chunk: int, split: Split) -> int:
-        """What the segment will need: the plan's word, or more where text has proved longer."""
+        """What the segment will need: the plan's word, or more where text has proved longer.
+
+        Of an open chunk the plan's word alone: its rows are a guess, which is corrected by asking
+        for more while it is made.
+        """
         info = self.chunks[chunk]
-        seen = int(self.bytes_a_row.get(split, 0.0) * info.rows.get(split, 0))
-        return max(info.nbytes.get(split, 0), seen)
+        planned = info.nbytes.get(split, 0)
+        if info.open:
+            return planned
+        return max(planned, int(self.bytes_a_row.get(split, 0.0) * info.rows.get(split, 0)))
 
     def learn_bytes(self, chunk: int, split: Split, nbytes: int) -> None:
         """A segment turned out larger than the plan said; expect it of the others as well."""
@@ -240,6 +246,14 @@ class Dataset:
         self.largest_segment_bytes[split] = max(sizes)
         self._known_bytes[split] = sum(sizes)
         self._sum_up(split)
+
+    def record_bytes(self, chunk: int, split: Split, nbytes: int) -> None:
+        """A chunk that was open has this segment, which says little about others' rows."""
+        before = self.segment_bytes(chunk, split)
+        if nbytes > before:
+            info = self.chunks[chunk]
+            self.chunks[chunk] = replace(info, nbytes={**info.nbytes, split: nbytes})
+            self._grow(chunk, split, before)
 
     def _count(self, chunk: int) -> None:
         for split in SPLITS:

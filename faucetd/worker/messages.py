@@ -108,9 +108,9 @@ class SplitTotal(msgspec.Struct, frozen=True):
 class WarehouseFacts(msgspec.Struct, frozen=True):
     """What is known of a dataset that a warehouse holds.
 
-    `ticket` tells any worker how to read it, for `lifetime_s`. Queries were billed for
-    `query_bytes`; a pass will be for `pass_bytes`. `principal` is whose rights are used, and
-    `notes` are sentences for people.
+    `ticket` tells any worker how to read it, for `lifetime_s`. Opening was billed for
+    `query_bytes`, of which `count_read_bytes` were for reading, and not for queries; a pass will be
+    for `pass_bytes`. `principal` is whose rights are used, and `notes` are sentences for people.
     """
 
     ticket: str
@@ -119,6 +119,7 @@ class WarehouseFacts(msgspec.Struct, frozen=True):
     pass_bytes: int
     lifetime_s: float
     notes: tuple[str, ...]
+    count_read_bytes: int = 0
 
 
 class Opened(msgspec.Struct, frozen=True, tag=True):

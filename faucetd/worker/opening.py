@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -43,9 +43,6 @@ PROGRESS_INTERVAL_S = 0.1
 
 TEXT_BYTES_GUESS = 32
 """Characters a row that are reserved for a text column, before any row has been seen."""
-
-_SPARE = 1.05
-"""Of a share that is estimated. What goes beyond it is asked for."""
 
 Tell = Callable[[Progress], None]
 
@@ -105,11 +102,19 @@ def split_rows(chunk: PlannedChunk) -> dict[Split, int]:
     return {"train": chunk.train_rows, "eval": chunk.eval_rows}
 
 
-def guess_chunk(chunk: PlannedChunk, shares: dict[Split, float]) -> PlannedChunk:
-    """An open chunk with the rows that it will have, if each split has its share of the rows."""
+def guess_chunk(chunk: PlannedChunk, shares: Mapping[Split, float]) -> PlannedChunk:
+    """An open chunk with the rows that it will have at most, if each is of a split by its share.
+
+    By six standard deviations of a binomial distribution too many: too few would have to be asked
+    for, and reserving too many costs nothing for long.
+    """
     rows = sum(piece.stop - piece.start for piece in chunk.pieces)
-    train, evals = (math.ceil(rows * shares[split] * _SPARE) for split in SPLITS)
-    return PlannedChunk(chunk.pieces, chunk.lane, min(train, rows), min(evals, rows), open=True)
+    guess = {}
+    for split in SPLITS:
+        share = min(shares.get(split, 0.0), 1.0)
+        deviation = math.sqrt(rows * share * (1 - share))
+        guess[split] = min(math.ceil(rows * share + 6 * deviation), rows)
+    return PlannedChunk(chunk.pieces, chunk.lane, guess["train"], guess["eval"], open=True)
 
 
 def _open_files(task: Open, spec: DatasetSpec, tell: Tell) -> Opened:

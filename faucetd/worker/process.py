@@ -122,22 +122,23 @@ class Worker:
             except _AbandonedError:
                 self._say(Abandoned())
             except FaucetError as error:
-                if isinstance(task, LoadChunk):
-                    self._forget(task.dataset)  # next time it is opened anew, not read on
-                self._say(Failed(error.code, _speakable(error.message)))
+                self._fail(task, error.code, error.message)
             except MemoryError as error:
-                self._say(Failed(BudgetError.code, f"the worker is out of memory: {error}"))
+                self._fail(task, BudgetError.code, f"the worker is out of memory: {error}")
             except Exception as error:  # noqa: BLE001  # whoever waits is told
                 _log.exception("a task failed")
-                self._say(
-                    Failed(
-                        InternalError.code,
-                        _speakable(
-                            f"{type(error).__name__}: {error}; please report this, with the trace "
-                            "in the daemon's log"
-                        ),
-                    )
+                self._fail(
+                    task,
+                    InternalError.code,
+                    f"{type(error).__name__}: {error}; please report this, with the trace in the "
+                    "daemon's log",
                 )
+
+    def _fail(self, task: ToWorker, code: str, message: str) -> None:
+        if isinstance(task, LoadChunk):
+            # Next time it is opened anew, not read on; nor is its staging memory kept.
+            self._forget(task.dataset)
+        self._say(Failed(code, _speakable(message)))
 
     def _next_task(self) -> ToWorker | None:
         while True:
@@ -285,16 +286,37 @@ def _found(
         if stop > piece.start
     )
     exact = PlannedChunk(read, chunk.lane, rows["train"], rows["eval"])
-    total = sum(piece.stop - piece.start for piece in read)
     follows = None
     if pieces := following(chunk.pieces, positions, task.chunk_rows):
-        shares = {split: count / max(total, 1) for split, count in rows.items()}
-        follows = guess_chunk(PlannedChunk(pieces, chunk.lane, 0, 0, open=True), shares)
+        follows = _following_chunk(chunk, pieces, rows)
     return FoundChunk(
         exact,
         _bytes_of(columns, exact),
         follows,
         {} if follows is None else _bytes_of(columns, follows),
+    )
+
+
+def _following_chunk(
+    chunk: PlannedChunk, pieces: tuple[Piece, ...], rows: dict[Split, int]
+) -> PlannedChunk:
+    """The open chunk after one that had `rows`: at least as many of each split as were guessed.
+
+    The rows of a split may come all at once, and later.
+    """
+    span = sum(piece.stop - piece.start for piece in pieces)
+    asked = sum(piece.stop - piece.start for piece in chunk.pieces)
+    guess = guess_chunk(
+        PlannedChunk(pieces, chunk.lane, 0, 0, open=True),
+        {split: count / asked for split, count in rows.items()},
+    )
+    before = {split: -(-count * span // asked) for split, count in split_rows(chunk).items()}
+    return PlannedChunk(
+        pieces,
+        chunk.lane,
+        max(guess.train_rows, before["train"]),
+        max(guess.eval_rows, before["eval"]),
+        open=True,
     )
 
 

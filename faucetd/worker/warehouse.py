@@ -60,6 +60,7 @@ def open_bigquery(task: Open, spec: DatasetSpec, source: BigQuerySource, tell: T
             pass_bytes=reading.pass_bytes,
             lifetime_s=reading.lifetime_s,
             notes=reading.notes,
+            count_read_bytes=reading.count_read_bytes,
         )
         chunks = reading.chunks or _open_chunks(task, look, reading)
         return opened(
@@ -76,8 +77,7 @@ def open_bigquery(task: Open, spec: DatasetSpec, source: BigQuerySource, tell: T
 def _open_chunks(task: Open, look: Look, reading: Reading) -> tuple[PlannedChunk, ...]:
     """The first chunk of each lane of a session."""
     table = BigQueryTable(look.connection, look.settings, reading.ticket)
-    total = sum(reading.rows.values())
-    shares = {split: rows / total for split, rows in reading.rows.items()}
+    shares = {split: rows / reading.source_rows for split, rows in reading.rows.items()}
     lanes = open_lanes(table.streams(), task.workers, reading.chunk_rows)
     return tuple(
         guess_chunk(PlannedChunk(pieces, lane, 0, 0, open=True), shares)
@@ -89,7 +89,7 @@ def _totals(columns: PreparedColumns, reading: Reading) -> dict[Split, SplitTota
     """What the segments of each split will take: those of even chunks, and of a rest a stream."""
     session = reading.ticket.session
     assert session is not None, "only sessions have chunks that are open"
-    chunks = -(-sum(reading.rows.values()) // reading.chunk_rows) + len(session.streams)
+    chunks = -(-reading.source_rows // reading.chunk_rows) + len(session.streams)
     return {
         split: SplitTotal(rows, chunks * segment_bytes(columns, -(-rows // chunks)))
         for split, rows in reading.rows.items()

@@ -6,6 +6,8 @@ DuckDB sees only what a statement's translation names: no files, no network, no 
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
+import math
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -74,10 +76,17 @@ _MACROS = """
     bq_date_trunc(unit, x) AS CAST(date_trunc(unit, bq_only_date(x)) AS DATE);
     bq_json(x) AS CAST(to_json(x) AS VARCHAR);
     bq_to_json_string(x) AS CASE
+        WHEN x IS NULL THEN 'null'
+        WHEN typeof(x) = 'DOUBLE' THEN bq_json_float64(TRY_CAST(x AS DOUBLE))
+        WHEN typeof(x) = 'TIMESTAMP WITH TIME ZONE'
+        THEN bq_json_timestamp(epoch_us(TRY_CAST(x AS TIMESTAMPTZ)))
+        WHEN typeof(x) IN ('BIGINT', 'INTEGER')
+        THEN CASE WHEN abs(TRY_CAST(x AS HUGEINT)) > 9007199254740992
+             THEN '"' || CAST(x AS VARCHAR) || '"' ELSE CAST(x AS VARCHAR) END
+        WHEN typeof(x) IN ('VARCHAR', 'DATE', 'BOOLEAN') THEN bq_json(x)
         WHEN regexp_matches(typeof(x), 'DOUBLE|BLOB|TIME|DECIMAL|HUGEINT')
              OR regexp_matches(bq_json(x), '[0-9]{16}')
-        THEN CAST(error('Not supported by the local server: TO_JSON_STRING of ' || typeof(x))
-                  AS VARCHAR)
+        THEN bq_no_json(typeof(x) || left(bq_json(x), 0))
         ELSE coalesce(bq_json(x), 'null') END
 """
 """BigQuery's meaning of what DuckDB understands otherwise; sql.py writes calls of these."""
@@ -230,6 +239,12 @@ def _connection() -> Iterator[duckdb.DuckDBPyConnection]:
         connection.create_function(
             "bq_farm_fingerprint", _fingerprints, ["BLOB"], "BIGINT", type=PythonUDFType.ARROW
         )
+        for name, function, kind in (
+            ("bq_no_json", _refuse_json, "VARCHAR"),
+            ("bq_json_float64", _json_floats, "DOUBLE"),
+            ("bq_json_timestamp", _json_timestamps, "BIGINT"),
+        ):
+            connection.create_function(name, function, [kind], "VARCHAR", type=PythonUDFType.ARROW)
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute("SET python_enable_replacements = false")
         connection.execute("SET enable_external_access = false")
@@ -244,6 +259,39 @@ def _fingerprints(values: Any) -> Any:  # DuckDB evaluates annotations, and pyar
     """FARM_FINGERPRINT: FarmHash's Fingerprint64, read as a signed number."""
     hashes = np.fromiter(map(farmhash.fingerprint64, values.to_pylist()), np.uint64, len(values))
     return pa.array(hashes.view(np.int64))
+
+
+def _refuse_json(values: Any) -> Any:
+    """Fails, if there is a value; DuckDB's own `error` may not stand in a PARTITION BY."""
+    if len(values):
+        raise ValueError(f"Not supported by the local server: TO_JSON_STRING of {values[0]}")
+    return values
+
+
+def _json_floats(values: Any) -> Any:  # unannotated as _fingerprints is
+    """FLOAT64 in JSON: the shorter of 15 and 17 digits that is the number; text if it is none."""
+    texts = [None if one is None else _json_float(one) for one in values.to_pylist()]
+    return pa.array(texts, pa.string())
+
+
+def _json_float(value: float) -> str:
+    if not math.isfinite(value):
+        return '"NaN"' if math.isnan(value) else '"Infinity"' if value > 0 else '"-Infinity"'
+    short = f"{value:.15g}"
+    return short if float(short) == value else f"{value:.17g}"
+
+
+def _json_timestamps(values: Any) -> Any:
+    """TIMESTAMP in JSON, from microseconds since 1970: with 0, 3 or 6 digits of the second."""
+    texts = [None if one is None else _json_time(one) for one in values.to_pylist()]
+    return pa.array(texts, pa.string())
+
+
+def _json_time(micros: int) -> str:
+    moment = dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=micros)
+    digits = f".{moment.microsecond:06d}" if moment.microsecond else ""
+    digits = digits.removesuffix("000")
+    return f'"{moment:%Y-%m-%dT%H:%M:%S}{digits}Z"'
 
 
 def _narrow(result: pa.Table, types: Sequence[str]) -> pa.Table:

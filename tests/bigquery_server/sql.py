@@ -8,6 +8,7 @@ has it, and implicit casts that BigQuery refuses (an INT64 compared with text) a
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -95,9 +96,7 @@ def translate(
     translation = Translation("")
     tree = _Statement(sql, lookup, parameters, translation).tree()
     translation.count_columns = [
-        place
-        for place, column in enumerate(tree.selects)
-        if isinstance(column.unalias(), exp.Count | exp.CountIf)
+        place for place, column in enumerate(tree.selects) if _is_count(column.unalias())
     ]
     translation.sql = generate(tree)
     return translation
@@ -391,7 +390,7 @@ def _doubt(node: exp.Expr) -> str | None:  # noqa: C901  # a list of cases
     return None
 
 
-def _rewritten(node: exp.Expr) -> exp.Expr:
+def _rewritten(node: exp.Expr) -> exp.Expr:  # noqa: C901  # a list of cases
     """The same in words that engine.py defines, or the node itself."""
     if isinstance(node, exp.Cast):  # TryCast too
         safe = isinstance(node, exp.TryCast)
@@ -408,7 +407,10 @@ def _rewritten(node: exp.Expr) -> exp.Expr:
         if not node.is_string and "." in node.name and "e" not in node.name.lower():
             return exp.Literal.number(f"{float(node.name)!r}e0")  # FLOAT64, not a decimal
     elif isinstance(node, exp.JSONFormat):
-        return _call("bq_to_json_string", node.this)
+        return _json(node.this)
+    elif isinstance(node, exp.CountIf):
+        if not isinstance(node.parent, exp.Window):  # over no rows, it is NULL in DuckDB
+            return exp.Coalesce(this=node.copy(), expressions=[exp.Literal.number(0)])
     elif isinstance(node, exp.DateAdd | exp.DateSub):
         node.set("this", _call("bq_only_date", node.this))
         return exp.cast(node, "DATE")
@@ -418,6 +420,26 @@ def _rewritten(node: exp.Expr) -> exp.Expr:
     elif isinstance(node, exp.Ceil):
         return _call("ceil", exp.cast(node.this, "DOUBLE"))
     return node
+
+
+def _is_count(node: exp.Expr) -> bool:
+    return isinstance(node, exp.Count | exp.CountIf) or (
+        isinstance(node, exp.Coalesce) and isinstance(node.this, exp.CountIf)
+    )
+
+
+def _json(value: exp.Expr) -> exp.Expr:
+    """TO_JSON_STRING: of a STRUCT that is written out, field by field."""
+    if not isinstance(value, exp.Struct) or not value.expressions:
+        return _call("bq_to_json_string", value.copy())
+    parts: list[exp.Expr] = []
+    for one in value.expressions:
+        if not isinstance(one, exp.PropertyEQ):
+            return _call("bq_to_json_string", value.copy())
+        name = json.dumps(one.name, ensure_ascii=False)
+        parts.append(exp.Literal.string(f"{',' if parts else '{'}{name}:"))
+        parts.append(_json(one.expression))
+    return exp.Concat(expressions=[*parts, exp.Literal.string("}")])
 
 
 def _call(function: str, *arguments: exp.Expr) -> exp.Expr:

@@ -37,6 +37,12 @@ def test_every_command_explains_itself(faucetd: Faucetd, words: str) -> None:
         assert "xample" in done.stdout or "python -c" in done.stdout
 
 
+def test_the_help_of_status_explains_its_columns(faucetd: Faucetd) -> None:
+    said = faucetd("status", "--help").stdout
+    for words in ("4/16+", "ROWS READ", "BYTES READ", "billed", "HOLDS"):
+        assert words in said
+
+
 def test_the_help_lists_all_commands_and_the_exit_codes(faucetd: Faucetd) -> None:
     done = faucetd("--help")
     listed = done.stdout.partition("Commands:")[2]
@@ -67,6 +73,7 @@ def test_without_a_daemon_one_line_says_how_to_start_one(
     assert done.stdout == ""
     assert f"no daemon at unix://{tmp_path}/faucetd/faucetd.sock" in done.stderr
     assert "`faucetd serve`" in done.stderr
+    assert "--address" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
@@ -145,7 +152,8 @@ def test_without_an_extra_one_line_says_what_to_install(missing: str, extra: str
         "from faucetd.cli import main; main()"
     )
     assert done.returncode == 1
-    assert f"pip install 'faucetml[{extra}]'" in done.stderr
+    assert f"pip install 'faucetml[{extra}]>=0.1'" in done.stderr
+    assert f"pip install '.[{extra}]'" in done.stderr
     assert done.stderr.count("\n") == 1
 
 

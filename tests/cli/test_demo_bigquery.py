@@ -99,14 +99,15 @@ def test_a_daemon_that_dies_leaves_nothing_in_bigquery(
 
 def test_a_flag_counts_more_than_the_settings_file(faucetd: Faucetd, config: str) -> None:
     done = faucetd("demo", *FEW, "--config", config, "--bigquery-project", "No Project!")
-    assert done.returncode == 1
-    assert "No Project!" in done.stderr
+    assert done.returncode == 2
+    assert "'No Project!' is no project" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (["--bigquery-project", "p"], "without --bigquery there is no --bigquery-project"),
+        (["--bigquery-dataset", "d"], "without --bigquery there is no --bigquery-dataset"),
         (["--bigquery", "--bigquery-projekt", "p"], "--bigquery-project"),
         (["--bigquery", "--bigquery-max-streams", "0"], "from 1 to 1,000"),
         (["--rows", "10"], "x>=5000"),

@@ -26,6 +26,38 @@ def test_the_defaults_are_valid_and_say_that_no_file_may_be_opened(faucetd: Fauc
     assert "--allowed-roots /data" in done.stdout
 
 
+def test_without_allowed_roots_there_is_bigquery_and_that_is_no_fault(faucetd: Faucetd) -> None:
+    done = faucetd("check-config", "--bigquery-project", "my-project")
+    assert done.returncode == 0
+    assert "clients may open tables of BigQuery; to let them open files too" in done.stdout
+    assert "but no" not in done.stdout
+
+
+def test_settings_without_a_value_say_what_then_holds(faucetd: Faucetd) -> None:
+    lines = faucetd("config", "show").stdout.splitlines()
+    unset = [line.partition("  # ")[0].rstrip() for line in lines if line.startswith("# ")]
+    assert "# max_streams = four a worker" in unset
+    assert "# project = the credentials' own" in unset
+    assert not any(line.endswith("=") for line in unset)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value"),
+    [
+        (["--bigquery-storage-insecure"], True),
+        (["--bigquery-storage-insecure", "--workers", "1"], True),
+        (["--bigquery-storage-insecure", "true"], True),
+        (["--bigquery-storage-insecure", "false", "--workers", "1"], False),
+        ([], False),
+    ],
+)
+def test_a_flag_of_true_and_false_may_stand_alone(
+    faucetd: Faucetd, arguments: list[str], value: bool
+) -> None:
+    shown = tomllib.loads(faucetd("config", "show", *arguments).stdout)
+    assert shown["bigquery"]["storage_insecure"] is value
+
+
 def test_a_good_file_is_valid(faucetd: Faucetd, settings_file: WriteFile, tmp_path: Path) -> None:
     file = settings_file(f'memory_budget = "64MiB"\nallowed_roots = ["{tmp_path}"]\nworkers = 1\n')
     done = faucetd("check-config", "--config", file)
@@ -42,6 +74,9 @@ def test_a_good_file_is_valid(faucetd: Faucetd, settings_file: WriteFile, tmp_pa
         ("workers =", "is not TOML"),
         ("memory_budget = '900TiB'", "above 80 % of"),
         ("allowed_roots = ['/no/such/folder']", "/no/such/folder does not exist"),
+        ("[bigquery]\ncredentials = '/no/key.json'", "there is no file /no/key.json"),
+        ("[bigquery]\napi_endpoint = '127.0.0.1:9050'", "is not the URL of a server"),
+        ("bigquery_project = 'p'", "write it as project in the table [bigquery]"),
     ],
 )
 def test_a_bad_file_exits_with_78_and_one_line(

@@ -515,12 +515,12 @@ def test_a_table_of_ours_expires_by_the_service_s_clock_before_it_has_rows(
     service: Service, client: Callable[..., Client]
 ) -> None:
     one = client(result_dataset="p.results", result_expiry_s=60.0, labels=(("team", "x"),))
-    result = one.materialize(shared=True)
+    result = one.materialize(chunks=4)
     ((name, table),) = service.tables.items()
     assert str(result.destination) == name
     assert re.fullmatch(r"p\.results\.faucetml_[0-9a-f]{16}_[0-9a-f]{12}", name)
     assert table["expirationTime"] == str(STARTED_MS + 60_000)
-    assert table["labels"] == {"team": "x", "faucetml": "materialize"}
+    assert table["labels"] == {"team": "x", "faucetml": "chunk"}
     assert [field["name"] for field in table["schema"]["fields"]] == ["train_rows", "x"]
     (sent,) = service.inserted()
     query = sent["configuration"]["query"]
@@ -535,8 +535,8 @@ def test_two_writes_of_one_query_have_names_that_begin_alike(
     service: Service, client: Callable[..., Client]
 ) -> None:
     one = client(result_dataset="results")
-    first, again = (one.materialize(shared=True).destination.table for _ in range(2))
-    other = one.materialize("SELECT 2", shared=True).destination.table
+    first, again = (one.materialize(chunks=4).destination.table for _ in range(2))
+    other = one.materialize("SELECT 2", chunks=4).destination.table
     assert first != again
     assert first[:25] == again[:25] != other[:25]
 
@@ -558,17 +558,14 @@ def test_a_table_whose_making_was_answered_by_nobody_is_used(
     service: Service, client: Callable[..., Client]
 ) -> None:
     service.after = once(LostError(), "POST", "/tables")
-    client(result_dataset="results").materialize(shared=True)
+    client(result_dataset="results").materialize(chunks=4)
     assert len(service.tables) == 1
     assert len(service.jobs) == 1
 
 
-@pytest.mark.parametrize("options", [{"shared": True}, {"chunks": 4}])
-def test_a_table_of_ours_needs_a_dataset(
-    service: Service, client: Callable[..., Client], options: dict[str, Any]
-) -> None:
+def test_a_table_of_ours_needs_a_dataset(service: Service, client: Callable[..., Client]) -> None:
     with pytest.raises(ConfigError, match="result_dataset"):
-        client().materialize(**options)
+        client().materialize(chunks=4)
     assert service.inserted() == []
 
 
@@ -576,7 +573,7 @@ def test_a_dataset_for_results_that_is_missing_is_a_setting_to_correct(
     service: Service, client: Callable[..., Client]
 ) -> None:
     with pytest.raises(ConfigError, match=r"result_dataset names p\.nowhere"):
-        client(result_dataset="nowhere").materialize(shared=True)
+        client(result_dataset="nowhere").materialize(chunks=4)
     assert service.inserted() == []
 
 
@@ -586,7 +583,7 @@ def test_a_dataset_for_results_that_is_elsewhere_is_a_setting_to_correct(
     message = "Not found: Dataset p:results was not found in location EU"
     service.failures = [{"reason": "notFound", "message": message}]
     with pytest.raises(ConfigError, match=r"result_dataset names p\.results.*not in EU"):
-        client(result_dataset="results").materialize(shared=True, location="EU")
+        client(result_dataset="results").materialize(chunks=4, location="EU")
 
 
 def test_a_large_result_goes_into_the_dataset_for_results_at_once(

@@ -537,3 +537,29 @@ def test_sixty_four_streams_are_read_at_the_same_time(
         thread.join()
     assert sorted(read) == list(range(ROWS))
     assert server.stats()["most_open_read_rows"] == 64
+
+
+def test_json_is_written_as_bigquery_writes_it(client: bigquery.Client) -> None:
+    asked = """SELECT TO_JSON_STRING(STRUCT(
+        1.0 AS a, 0.1 AS b, CAST('NaN' AS FLOAT64) AS c, TRUE AS d, DATE '2020-01-02' AS e,
+        TIMESTAMP '2020-01-02 03:04:05.5+00' AS f, 'x"y' AS g, 9007199254740993 AS h,
+        STRUCT(NULL AS i, 1e300 AS j) AS k)) AS made"""
+    (row,) = client.query(asked).result()
+    assert json.loads(row["made"]) == {
+        "a": 1, "b": 0.1, "c": "NaN", "d": True, "e": "2020-01-02",
+        "f": "2020-01-02T03:04:05.500Z", "g": 'x"y', "h": "9007199254740993",
+        "k": {"i": None, "j": 1e300},
+    }  # fmt: skip
+    assert row["made"].startswith('{"a":1,"b":0.1,')
+
+
+def test_equal_rows_are_numbered(client: bigquery.Client) -> None:
+    asked = """SELECT ROW_NUMBER() OVER (PARTITION BY MOD(n, 2)) AS place
+        FROM UNNEST(GENERATE_ARRAY(1, 6)) AS n"""
+    assert sorted(row["place"] for row in client.query(asked).result()) == [1, 1, 2, 2, 3, 3]
+
+
+def test_counts_over_no_rows_are_zero(client: bigquery.Client) -> None:
+    asked = "SELECT COUNTIF(id > 1) AS some, COUNT(*) AS every FROM d.rows WHERE id < 0"
+    (row,) = client.query(asked).result()
+    assert dict(row.items()) == {"some": 0, "every": 0}

@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -19,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from faucet_client import DatasetSpec, FaucetClient, SourceChanged, SourceEmpty
+from faucet_client import BigQuerySource, DatasetSpec, FaucetClient, SourceChanged, SourceEmpty
 from faucet_client.errors import ConfigError
 from faucet_client.spec import SPLITS, Split
 from faucet_client.status import DatasetStatus
@@ -349,6 +350,95 @@ def test_chunks_by_hash_are_the_same_whoever_reads_them_and_however(
         assert same_chunks(first, others)
     bigquery.write(table, first=1)
     assert fresh.open(dealt_anew).info.key != dataset.info.key
+
+
+def test_equal_rows_are_dealt_to_many_chunks(bigquery: Warehouse, client: FaucetClient) -> None:
+    rows = 20_000
+    name = f"{bigquery.dataset}.repeated"
+    bits = np.arange(rows) % 2
+    bigquery.server.load(name, pa.table({"a": bits, "y": (np.arange(rows) % 4 > 1).astype(float)}))
+    spec = DatasetSpec(
+        source=BigQuerySource(table=name),
+        features=["a"],
+        labels=["y"],
+        chunking="hash",
+        chunk_rows=1_000,
+    )
+    dataset = client.open(spec)
+    assert dataset.info.rows["train"] == rows
+    assert dataset.info.chunks == 20
+    found: Counter[tuple[float, float]] = Counter()
+    for batch in dataset.batches(batch_size=BATCH):
+        found.update(
+            zip(batch.features[:, 0].tolist(), batch.labels["y"][:, 0].tolist(), strict=True)
+        )
+    assert set(found.values()) == {rows // 4}
+    assert len(found) == 4
+
+
+@pytest.mark.parametrize("hash_column", ["id", "h"])
+def test_a_query_runs_once_and_its_chunks_are_dealt_from_its_result(
+    hash_column: str, bigquery: Warehouse, client: FaucetClient
+) -> None:
+    column, hashed = floats(8_000)
+    table = bigquery.load(rows=8_000, chunk_rows=1_000, more={"h": column})
+    query = f"SELECT * FROM `{table.name}` WHERE id >= 0"
+    spec = table.spec(
+        bigquery={"query": query}, chunking="hash", hash_column=hash_column, eval_percent=EVAL
+    )
+    texts = hashed if hash_column == "h" else [str(number) for number in range(table.rows)]
+    assert_splits(client, spec, split_by(texts))
+    ran = [job["sql"] for job in bigquery.server.stats()["jobs"] if not job["dry"]]
+    assert sum(table.name in statement for statement in ran) == 1
+    # Its result, its chunks, and what these hold.
+    assert len(ran) == 3
+    assert client.open(spec).info.chunks >= 7
+
+
+@pytest.mark.parametrize("hash_column", [None, "id"])
+def test_no_rows_name_what_left_them_out(
+    hash_column: str | None, bigquery: Warehouse, client: FaucetClient
+) -> None:
+    table = bigquery.load(rows=10)
+    spec = table.spec(
+        bigquery={"filter": "id < 0"},
+        hash_column=hash_column,
+        eval_percent=EVAL * bool(hash_column),
+    )
+    with pytest.raises(SourceEmpty, match="check filter"):
+        client.open(spec)
+    spec = table.spec(hash_column="id", sample_percent=0.1, eval_percent=0)
+    with pytest.raises(SourceEmpty, match="check sample_percent"):
+        client.open(spec)
+
+
+def test_a_chunk_is_never_larger_than_the_table(bigquery: Warehouse, client: FaucetClient) -> None:
+    table = bigquery.load(rows=3_000, chunk_rows=100_000_000)
+    assert_splits(client, table.spec(), all_rows(table))
+
+
+def test_a_sample_that_is_dealt_while_reading_has_no_more_chunks_for_that(
+    bigquery: Warehouse, client: FaucetClient
+) -> None:
+    column, hashed = texts(20_000)
+    table = bigquery.load(rows=20_000, chunk_rows=500, more={"h": column})
+    bigquery.server.faults(deny=("bigquery.jobs.create",), refuse_filters="FARM_FINGERPRINT")
+    spec = table.spec(hash_column="h", sample_percent=10.0, eval_percent=EVAL)
+    expected = split_by(hashed, 10)
+    assert_splits(client, spec, expected)
+    sampled = sum(map(len, expected.values()))
+    assert sampled / 500 <= status_of(client, spec).chunks <= 2 * sampled / 500 + 4
+
+
+@pytest.mark.parametrize("streaming_rows", [0, 10])
+def test_rows_in_the_streaming_buffer_are_read_where_no_query_may_tell_the_time(
+    streaming_rows: int, bigquery: Warehouse, client: FaucetClient
+) -> None:
+    table = bigquery.load(rows=1_000, streaming_rows=streaming_rows)
+    bigquery.server.faults(deny=("bigquery.jobs.create",))
+    assert_splits(client, table.spec(), all_rows(table))
+    notes = " ".join(status_of(client, table.spec()).notes)
+    assert ("is being streamed into" in notes) == bool(streaming_rows)
 
 
 def test_chunks_by_hash_need_a_dataset_for_results_and_auto_does_without(

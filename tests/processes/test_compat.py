@@ -619,7 +619,7 @@ def test_a_table_of_another_shape_is_told_what_is_missing(warehouse: Warehouse) 
 
 def test_without_pandas_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(ImportError, match=r"faucetml\[compat\]"):
+    with pytest.raises(ImportError, match=r"faucetml\[compat\]>=0\.1.*'\.\[compat\]'"):
         open_rows()
 
 
@@ -696,3 +696,15 @@ def test_a_query_is_run_anew_and_a_table_may_be_a_partition() -> None:
     assert compat._table("a.b.c", "2020-01-20") == BigQuerySource(
         table="a.b.c", partition_date="2020-01-20"
     )
+
+
+def test_local_py_without_a_command_says_how_it_is_used() -> None:
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "local.py"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "python examples/local.py python examples/train_2020.py" in done.stderr

@@ -8,6 +8,7 @@ import pytest
 from faucet_client.address import parse_address
 from faucetd.config import (
     SETTINGS,
+    Setting,
     Settings,
     check_budget,
     default_memory_budget,
@@ -71,6 +72,78 @@ def test_an_allowed_root_that_is_not_there_is_refused(tmp_path: Path) -> None:
         make_settings({**defaults(), "allowed_roots": (tmp_path / "gone",)})
 
 
+def test_a_key_file_that_is_not_there_is_refused_and_words_are_no_files(tmp_path: Path) -> None:
+    key = tmp_path / "key.json"
+    with pytest.raises(
+        ConfigError, match=r"\[bigquery\] credentials: there is no file .*key\.json"
+    ):
+        make_settings({**defaults(), "bigquery_credentials": str(key)})
+    with pytest.raises(ConfigError, match="credentials"):
+        make_settings({**defaults(), "bigquery_credentials": str(tmp_path)})
+    key.touch()
+    for credentials in (str(key), "default", "anonymous"):
+        settings = make_settings({**defaults(), "bigquery_credentials": credentials})
+        assert settings.bigquery.credentials == credentials
+
+
+def setting(name: str) -> Setting:
+    return next(setting for setting in SETTINGS if setting.name == name)
+
+
+WRONG = {
+    "bigquery_project": ["", "my project", " p", "p\n"],
+    "bigquery_api_endpoint": [
+        *("127.0.0.1:9050", "localhost", "ftp://host", "http://", "http://host:port"),
+        *(
+            "https://bigquery.googleapis.com/bigquery/v2",
+            "http://a b",
+            "http://host?x=1",
+            "http://[",
+        ),
+    ],
+    "bigquery_storage_endpoint": [
+        *("127.0.0.1", "http://127.0.0.1:9060", "host:", ":9060", "host:99999", "host:0", "a b:1"),
+        *("host:9060/", "host:٣"),
+    ],
+    "bigquery_result_dataset": ["", "a.b.c d", "my-dataset", "p.", ".d", "p.d e", "`p.d`"],
+    "bigquery_labels": [
+        *("Team=a", "team=A", "team=a b", f"{'k' * 64}=v", f"k={'v' * 64}", "1k=v", "k=a.b"),
+    ],
+}
+
+RIGHT = {
+    "bigquery_project": ["p", "my-project", "example.com:my-project"],
+    "bigquery_api_endpoint": ["http://127.0.0.1:9050", "https://bigquery.googleapis.com"],
+    "bigquery_storage_endpoint": ["127.0.0.1:9060", "localhost:1", "[::1]:9060"],
+    "bigquery_result_dataset": [
+        "results",
+        "my-project.results_1",
+        "example.com:my-project.results",
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in WRONG.items() for value in values]
+)
+def test_what_bigquery_could_not_use_is_refused(name: str, value: str) -> None:
+    with pytest.raises(ValueError, match=r"write|lower-case"):
+        setting(name).parse(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in RIGHT.items() for value in values]
+)
+def test_what_bigquery_can_use_is_taken_as_it_is(name: str, value: str) -> None:
+    assert setting(name).parse(value) == value
+
+
+def test_a_label_is_taken_and_an_address_without_its_slash() -> None:
+    assert setting("bigquery_labels").parse("cost-centre_1=größe-2") == ("cost-centre_1", "größe-2")
+    assert setting("bigquery_labels").parse(f"{'k' * 63}=") == ("k" * 63, "")
+    assert setting("bigquery_api_endpoint").parse("http://host:1/") == "http://host:1"
+
+
 def test_a_settings_file_may_have_every_key(tmp_path: Path) -> None:
     path = settings_file(
         tmp_path,
@@ -106,6 +179,11 @@ def test_a_settings_file_may_have_every_key(tmp_path: Path) -> None:
         ("[bigquery]\nlabels = ['team']", "labels: 'team' is not a label"),
         ("[bigquery]\ncredentials = 'key.json'", "absolute path of a key file"),
         ("[bigquery]\nstall_timeout_s = 0", "must be above 0"),
+        ("bigquery_project = 'p'", r"write it as project in the table \[bigquery\]"),
+        ("project = 'p'", r"write it as project in the table \[bigquery\]"),
+        ("[bigquery]\nbigquery_project = 'p'", r"write it as project in the table \[bigquery\]"),
+        ("[bigquery]\nworkers = 2", "write it as workers above all tables"),
+        ("[bigquery]\nproject = 'my project'", "project: 'my project' is no project"),
         ("memory_budget = 'lots'", "memory_budget: 'lots' is not a size"),
         ("memory_budget = 0", "memory_budget: a budget must be at least one byte"),
         ("memory_budget = 1.5", "memory_budget: 1.5 is not a whole number"),

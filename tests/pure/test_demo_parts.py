@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from faucet_client.status import DatasetStatus, MemoryStatus, Status
+from faucet_client.status import CostStatus, DatasetStatus, MemoryStatus, Status
 from faucetd.demo.auc import auc
 from faucetd.demo.display import Job, PlainDisplay, daemon_lines, results_table
 from faucetd.demo.progress import Batches, EpochEnd, Event, Failure, read_event
@@ -126,15 +126,29 @@ def test_the_table_at_the_end_has_a_jobs_figures_over_all_epochs() -> None:
     assert row.replace("│", " ").split() == ["0.1", "0.8750", "0.9000", "2,000", "0.30", "s"]
 
 
-@pytest.mark.parametrize(("rows_read", "said"), [(1000, "once"), (1500, "1.50 times")])
-def test_the_demo_says_how_often_the_table_was_really_read(rows_read: int, said: str) -> None:
+def status_of(rows_read: int, cost: CostStatus | None = None) -> Status:
     dataset = DatasetStatus(
         key="k", source="s", state="ready", error="", train_rows=800, eval_rows=200, chunks=16,
         chunks_resident=16, chunks_made=16, resident_bytes=1, source_rows_read=rows_read,
-        source_bytes_read=2048, count_rows_read=0, count_bytes_read=0,
+        source_bytes_read=2048, count_rows_read=0, count_bytes_read=0, cost=cost,
     )  # fmt: skip
-    status = Status("0", 1, 1.0, MemoryStatus(2**20, 0, 0, 2**19), (), (dataset,), ())
-    text = " ".join(daemon_lines(status, table_rows=1000, jobs=4, epochs=2))
+    return Status("0", 1, 1.0, MemoryStatus(2**20, 0, 0, 2**19), (), (dataset,), ())
+
+
+@pytest.mark.parametrize(("rows_read", "said"), [(1000, "once"), (1500, "1.50 times")])
+def test_the_demo_says_how_often_the_table_was_really_read(rows_read: int, said: str) -> None:
+    text = " ".join(daemon_lines(status_of(rows_read), table_rows=1000, jobs=4, epochs=2))
     assert f"read the table {said}: {rows_read:,} rows, 2.00 KiB" in text
     assert "8,000 rows" in text
     assert "512 KiB of 1.00 MiB" in text
+
+
+def test_of_a_warehouse_only_one_figure_is_named_for_what_the_cache_saved() -> None:
+    cost = CostStatus(
+        query_bytes=10 * 2**20, read_bytes=2**20, pass_bytes=2**20, passes_served=16.0,
+        query_price_per_tib=0.0, read_price_per_tib=0.0,
+    )  # fmt: skip
+    text = "\n".join(daemon_lines(status_of(1000, cost), table_rows=1000, jobs=4, epochs=2))
+    assert "16 reads of the table, one for each trainer, epoch and split, would have been" in text
+    assert "16.0 MiB" in text
+    assert "8,000 rows" not in text

@@ -76,7 +76,9 @@ class World:
         plan: tuple[ChunkInfo, ...] = (),
         workers: int = 1,
         lanes: Sequence[list[ChunkInfo]] = (),
+        guess: int = SIZE,
     ) -> None:
+        self.guess = guess
         self.scheduler = Scheduler(budget)
         self.loads: dict[int, Load] = {}
         self.grants: list[Grant] = []
@@ -85,6 +87,7 @@ class World:
         self.refused: dict[int, RefuseReader] = {}
         self.admitted: dict[int, AdmitReader] = {}
         self.all_loads: list[Load] = []
+        self.were_open: dict[int, bool] = {}  # by worker: whether the chunk it loads was open
         self.to_come = [list(lane) for lane in lanes]
         self.plan = list(plan)  # by number; open chunks are as they will turn out
         self.order = list(range(len(plan)))  # in which the chunks were found
@@ -104,12 +107,14 @@ class World:
         self.plan.append(lane.pop(0))
         has = [split for split in SPLITS if self.totals[split].rows]
         return ChunkInfo(
-            self.plan[-1].lane, dict.fromkeys(has, 5), dict.fromkeys(has, SIZE), open=True
+            self.plan[-1].lane, dict.fromkeys(has, 5), dict.fromkeys(has, self.guess), open=True
         )
 
     def loaded(self, worker: int, chunk: int, sizes: dict[Split, int]) -> None:
         found = None
-        if self.to_come and chunk not in self.order:
+        if self.were_open.pop(worker):
+            # As a worker would: it was told that the chunk is open, and knows of no other worker.
+            assert chunk not in self.order, "two workers have read the same open chunk"
             self.order.append(chunk)
             lane = self.to_come[self.plan[chunk].lane]
             found = Found(self.plan[chunk], self._open(lane) if lane else None)
@@ -122,6 +127,8 @@ class World:
             match instruction:
                 case Load():
                     self.loads[instruction.worker] = instruction
+                    known = not self.to_come or instruction.chunk in self.order
+                    self.were_open[instruction.worker] = not known
                     self.all_loads.append(instruction)
                 case Grant():
                     self.grants.append(instruction)
@@ -138,7 +145,14 @@ class World:
         return out
 
     def finish_load(self, worker: int) -> None:
-        load = self.loads.pop(worker)
+        load = self.loads[worker]
+        needed = sum(SIZE for split in load.splits if self.plan[load.chunk].rows.get(split))
+        if needed > load.reserved_bytes:
+            more = ExtraBytesWanted(worker, needed - load.reserved_bytes)
+            if AllowBytes(worker) not in self.send(more):
+                self.send(WorkerIdle(worker))
+                return
+        del self.loads[worker]
         self.loaded(worker, load.chunk, dict.fromkeys(load.splits, SIZE))
         self.send(WorkerIdle(worker))
 
@@ -333,6 +347,32 @@ def test_a_worker_goes_on_with_the_lane_that_it_has_read() -> None:
     assert sorted(map(tuple, lanes_of.values())) == [(0,), (1,)]
 
 
+def test_an_open_chunk_is_not_loaded_for_one_split_while_it_is_for_the_other() -> None:
+    # Of the budget, train's promise leaves no room for eval beside a load of train.
+    world = World(7 * SIZE, lanes=[lane(0, (4, 4), (4, 4), (4, 4))], workers=2)
+    world.join(1, credits=1)
+    world.join(2, split="eval", credits=1)
+    for _ in range(40):
+        for worker in sorted(world.loads):
+            world.finish_load(worker)
+        for grant in world.grants:
+            if grant.lease in world.scheduler.leases():
+                world.send(LeasesReleased((grant.lease,)))
+                world.send(CreditsGiven(grant.reader, 1))
+    assert not world.failed
+    assert sorted(g.rows.rows for g in world.grants if g.reader == 2) == [4, 4, 4]
+
+
+def test_more_bytes_for_an_open_chunk_teach_nothing_about_the_others() -> None:
+    world = World(20 * SIZE, lanes=[lane(0, (1_000, 0), (1_000, 0))], guess=1)
+    world.join(1, credits=9)
+    while world.loads:
+        world.finish_load(0)
+    world.join(2)
+    assert 2 in world.admitted
+    assert not world.failed
+
+
 class Histories(RuleBasedStateMachine):
     """Random histories of joins, leaves, slow and dying workers, hoarding and stopping readers."""
 
@@ -346,6 +386,7 @@ class Histories(RuleBasedStateMachine):
             st.lists(st.tuples(st.integers(0, 7), st.integers(0, 3)), min_size=1, max_size=6),
             max_size=3,
         ),
+        guess=st.sampled_from([1, SIZE // 2, SIZE]),
     )
     def start(
         self,
@@ -355,10 +396,11 @@ class Histories(RuleBasedStateMachine):
         train: int,
         evals: int,
         lanes: list[list[tuple[int, int]]],
+        guess: int,
     ) -> None:
         if any(map(sum, itertools.chain(*lanes))):
             found = [lane(number, *rows) for number, rows in enumerate(lanes)]
-            self.world = World(budget * SIZE, workers=workers, lanes=found)
+            self.world = World(budget * SIZE, workers=workers, lanes=found, guess=guess)
         else:
             self.world = World(budget * SIZE, chunks(number, train=train, evals=evals), workers)
         self.joined: dict[int, ReaderJoined] = {}
@@ -427,11 +469,13 @@ class Histories(RuleBasedStateMachine):
     def ask_for_more(self, data: st.DataObject, extra: int) -> None:
         worker = data.draw(st.sampled_from(sorted(self.world.loads)))
         load = self.world.loads[worker]
-        out = self.world.send(ExtraBytesWanted(worker, extra))
+        first, *rest = load.splits
+        sizes = {first: SIZE + extra} | dict.fromkeys(rest, SIZE)
+        out = self.world.send(
+            ExtraBytesWanted(worker, max(sum(sizes.values()) - load.reserved_bytes, extra))
+        )
         if AllowBytes(worker) in out:
             self.world.loads.pop(worker)
-            first, *rest = load.splits
-            sizes = {first: SIZE + extra} | dict.fromkeys(rest, SIZE)
             self.world.loaded(worker, load.chunk, sizes)
         self.world.send(WorkerIdle(worker))
 

@@ -41,7 +41,7 @@ from faucetd.errors import (
 
 
 class Stalled(Exception):
-    """A stream sent nothing for as long as `[bigquery] stall_timeout` allows."""
+    """A stream sent nothing for as long as `[bigquery] stall_timeout_s` allows."""
 
 
 FOREIGN: tuple[type[Exception], ...] = (
@@ -113,8 +113,13 @@ _EXPIRED_SESSION = re.compile(
     r"session\b.*\bexpired|expired\b.*\bsession", re.IGNORECASE | re.DOTALL
 )
 _TIME_TRAVEL = re.compile(
-    r"time.?travel|snapshot.{0,40}(before|older|too old|out of range)", re.IGNORECASE
+    r"time.?travel|invalid snapshot time|"
+    r"snapshot.{0,40}(before|older|too old|out of range|in the future)",
+    re.IGNORECASE,
 )
+# What the libraries put around the service's own words: the request, and where the job is.
+_REQUEST = re.compile(r"^\s*(?:GET|POST|PUT|PATCH|DELETE) https?://\S+: ")
+_JOB = re.compile(r"\s*\bLocation: \S+\s+Job ID: \S+")
 _CLOCK = re.compile(r"reasonable timeframe|used too early|used too late|clock", re.IGNORECASE)
 _TOO_EARLY = re.compile(r"too early, (\d+) < (\d+)")
 _API_DISABLED = re.compile(r"has not been used in project|it is disabled|SERVICE_DISABLED")
@@ -285,7 +290,7 @@ def _meaning(error: BaseException, resource: str, principal: str) -> _Meaning:
             SourceReadError,
             f"nothing came for {resource}, though the stream stayed open",
             "look at Google Cloud's status page and at this machine's network; "
-            "[bigquery] stall_timeout and retry_deadline say how long we wait",
+            "[bigquery] stall_timeout_s and retry_deadline_s say how long we wait",
         )
     if isinstance(error, requests.exceptions.SSLError):
         return _Meaning(
@@ -322,7 +327,8 @@ def _about_calls(error: api.GoogleAPICallError, resource: str, principal: str) -
         return _Meaning(
             BudgetError,
             f"{resource} would be billed for more than this daemon allows",
-            "name fewer columns or partitions, or raise [bigquery] max_bytes_billed",
+            "name fewer columns or partitions, or raise [bigquery] max_bytes_billed: a query is "
+            "billed for 10 MiB at least of each table",
         )
     if reasons & {"quotaExceeded", "rateLimitExceeded"} or isinstance(error, api.TooManyRequests):
         return _Meaning(
@@ -362,8 +368,9 @@ def _about_calls(error: api.GoogleAPICallError, resource: str, principal: str) -
     if _TIME_TRAVEL.search(text) and isinstance(error, api.BadRequest):
         return _Meaning(
             SourceChanged,
-            f"{resource} can no longer be read as of the moment when the dataset was opened",
-            "open the dataset again, or lengthen the table's time travel window",
+            f"{resource} cannot be read, or no longer, as of the moment of its snapshot",
+            "open the dataset again, or name in `snapshot=` a moment that is neither in the future "
+            "nor before the table's time travel window, which can be lengthened to seven days",
         )
     return _about_the_rest(error, resource, reasons)
 
@@ -407,7 +414,7 @@ def _about_the_rest(
             SourceReadError,
             f"BigQuery failed on {resource}",
             "try again later; Google Cloud's status page tells of outages, and [bigquery] "
-            "retry_deadline says how long we try by ourselves",
+            "retry_deadline_s says how long we try by ourselves",
         )
     return _Meaning(
         SourceReadError,
@@ -577,4 +584,5 @@ def _text(error: BaseException) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(_text(error).split()).rstrip(".;")[:1_000]
+    said = _JOB.sub(" ", _REQUEST.sub("", _text(error)))
+    return " ".join(said.split()).rstrip(".;")[:1_000]

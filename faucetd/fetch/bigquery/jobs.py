@@ -109,6 +109,7 @@ class TableInfo:
         modified_ms: When its rows or schema last changed.
         expires_ms: When it will be gone; None for never.
         location: Where its jobs must run.
+        streaming: Whether rows are in its streaming buffer, which `modified_ms` knows nothing of.
     """
 
     name: sql.TableName
@@ -121,6 +122,7 @@ class TableInfo:
     modified_ms: int
     expires_ms: int | None
     location: str | None
+    streaming: bool = False
 
     @property
     def table(self) -> str:
@@ -238,6 +240,7 @@ def describe(connection: Connection, settings: BigQuerySettings, table: str) -> 
         modified_ms=_ms(found.modified) or _ms(found.created) or 0,
         expires_ms=_ms(found.expires),
         location=found.location,
+        streaming=found.streaming_buffer is not None,
     )
 
 
@@ -401,7 +404,7 @@ def run(
             raise _elsewhere(destination, location, resource, error.message) from error
         raise
     except _TooExpensiveError as error:
-        raise _too_expensive(resource, tried.bytes_processed, limit or 0) from error
+        raise _refused_as_too_expensive(resource, limit or 0, str(error)) from error
     found = job.destination
     return JobResult(
         job_id=job.job_id,
@@ -471,7 +474,7 @@ def count_splits(
         resource=resource,
     )
     (row,) = rows_of_result(connection, settings, result)
-    return Counted({"train": int(row["train_rows"]), "eval": int(row["eval_rows"])}, result)
+    return Counted(_split_rows(row), result)
 
 
 def count_chunks(
@@ -501,12 +504,14 @@ def count_chunks(
     )
     counted = rows_of_result(connection, settings, result)
     return CountedChunks(
-        {
-            int(row["chunk"]): {"train": int(row["train_rows"]), "eval": int(row["eval_rows"])}
-            for row in counted
-        },
+        {int(row["chunk"]): _split_rows(row) for row in counted},
         result,
     )
+
+
+def _split_rows(row: Mapping[str, Any]) -> dict[Split, int]:
+    """What was counted; a server may have null for an aggregate over no rows."""
+    return {"train": int(row["train_rows"] or 0), "eval": int(row["eval_rows"] or 0)}
 
 
 def materialize(
@@ -515,7 +520,6 @@ def materialize(
     statement: str,
     *,
     chunks: int | None = None,
-    shared: bool = False,
     location: str | None = None,
     max_bytes_billed: int | None = None,
     resource: str = "the query",
@@ -523,15 +527,14 @@ def materialize(
     """Writes the rows of a SELECT where sessions can read them.
 
     That is an anonymous table, which costs nothing and nobody else can read; or one in
-    `result_dataset` where it must be: to be chunked or shared, and for results that an anonymous
-    table may not hold.
+    `result_dataset` where it must be: to be chunked, and for results that an anonymous table may
+    not hold.
 
     Args:
         connection: The clients.
         settings: Limits, labels, and the dataset for results.
         statement: What `sql.select` made.
         chunks: Of how many chunks the statement's column CHUNK is.
-        shared: Whether others than these credentials shall read it.
         location: Where to run it; None to let the service find out by the tables.
         max_bytes_billed: See `run`.
         resource: What it is about, for messages.
@@ -554,7 +557,7 @@ def materialize(
             resource=resource,
         )
 
-    if chunks is not None or shared:
+    if chunks is not None:
         return write(_result_table(connection, settings, statement))
     if settings.result_dataset is not None:
         tried = dry_run(connection, settings, statement, location=location, resource=resource)
@@ -815,9 +818,22 @@ def _too_expensive(resource: str, nbytes: int, limit: int) -> BudgetError:
     )
 
 
+def _refused_as_too_expensive(resource: str, limit: int, message: str) -> BudgetError:
+    """The service's own refusal, of what the dry run had let pass.
+
+    A query is billed for 10 MiB at least of each table that it reads:
+    https://cloud.google.com/bigquery/pricing#on_demand_pricing
+    """
+    return BudgetError(
+        f"{resource} would be billed for more than the {limit:,} bytes that [bigquery] "
+        f"max_bytes_billed leaves for it (BigQuery: {message}): a query is billed for 10 MiB at "
+        "least of each table that it reads; raise max_bytes_billed"
+    )
+
+
 def _too_slow(resource: str, settings: BigQuerySettings, message: str) -> SourceReadError:
     return SourceReadError(
-        f"the query for {resource} was stopped ({message}); [bigquery] job_timeout allows it "
+        f"the query for {resource} was stopped ({message}); [bigquery] job_timeout_s allows it "
         f"{settings.job_timeout_s:,.0f} s: raise that, or look who cancelled the job"
     )
 

@@ -9,7 +9,8 @@ The cheapest way that serves is taken:
 1. A read session of the table itself, with the needed columns and the filter.
 2. A query into a table of ours, and a session of that: for views, external tables and queries; for
    a hash column whose text only BigQuery knows; where the service refuses the filter in a session;
-   and for chunks by hash, where the query deals the rows to partitions.
+   and for chunks by hash, where the query deals the rows to partitions. A user's query runs once:
+   chunks are dealt from what it has written.
 
 Rows are counted by a query, or, where these credentials may not run one, by reading the hash column
 alone. Rows outside the sample are left out by the filter; train and eval rows come together and are
@@ -26,6 +27,7 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 import pyarrow as pa
+from google.api_core import exceptions as api
 
 from faucet_client.spec import BigQuerySource, Split, SplitBuckets
 from faucetd.errors import (
@@ -54,6 +56,8 @@ from faucetd.fetch.source import Column
 from faucetd.fetch.split import EVAL, TRAIN, Splitter, is_hashable
 
 _log = logging.getLogger(__name__)
+
+_SKEW_MS = 1_000  # for this machine's clock to be ahead: no snapshot may be in the future
 
 
 @dataclass(frozen=True)
@@ -86,9 +90,11 @@ class Reading:
     Attributes:
         ticket: What to read.
         rows: Of each split, exact.
-        chunk_rows: Rows a chunk, at most, of a session; about, of chunks by hash.
+        source_rows: That a pass reads: more than `rows`, where the sample is dealt while reading.
+        chunk_rows: Of these a chunk, at most, of a session; about, of chunks by hash.
         chunks: The plan, if it is known: the chunks by hash.
-        query_bytes: What queries were billed for.
+        query_bytes: What opening was billed for.
+        count_read_bytes: Of these, what counting by reading was, at the price of reading.
         pass_bytes: What a pass is billed for, as the service estimates.
         lifetime_s: Seconds for which the ticket serves.
         notes: What a person should know of the way that was taken.
@@ -96,9 +102,11 @@ class Reading:
 
     ticket: Ticket
     rows: dict[Split, int]
+    source_rows: int
     chunk_rows: int
     chunks: tuple[PlannedChunk, ...]
     query_bytes: int
+    count_read_bytes: int
     pass_bytes: int
     lifetime_s: float
     notes: tuple[str, ...]
@@ -169,7 +177,16 @@ def begin(look: Look, needs: Needs) -> Reading:
         ConfigError: a dataset for results is needed, and none is set.
         SourceNotFound, SourceForbidden, SourceReadError: see `faults`.
     """
-    return _Beginning(look, needs).decide()
+    try:
+        return _Beginning(look, needs).decide()
+    except SourceReadError as error:
+        condition = look.source.filter
+        if condition is None or not isinstance(error.__cause__, api.BadRequest):
+            raise
+        raise SourceReadError(
+            f"{error.message}. `filter` is what stands after WHERE, without that word: "
+            f"filter={condition!r}"
+        ) from error.__cause__
 
 
 @dataclass
@@ -181,7 +198,8 @@ class _Rows:
         where: What rows of it must meet, in SQL.
         snapshot_ms: As of when; None for a table of ours, which does not change.
         has_buckets: Whether it has the column of buckets.
-        rows: Of all of it, where they are known.
+        rows: Of all of it, where they are known: of a table of ours, which has those of the splits
+            alone.
         leaves: Its leaves, where they are not those of the source.
     """
 
@@ -195,9 +213,25 @@ class _Rows:
 
 @dataclass
 class _Beginning:
+    """One `begin`: what is decided step by step, and what that has cost.
+
+    Attributes:
+        look: What to read.
+        needs: What of it.
+        query_bytes: What was billed so far.
+        count_read_bytes: Of these, what counting by reading was.
+        source_rows: What a pass reads, where counting by reading has found it.
+        notes: What a person should know.
+        why_query: Why only a query serves, if so.
+        jobs_forbidden: What was answered to who may run no query.
+        snapshot_ms: As of when the table is read.
+    """
+
     look: Look
     needs: Needs
     query_bytes: int = 0
+    count_read_bytes: int = 0
+    source_rows: int | None = None
     notes: list[str] = field(default_factory=list)
     why_query: str = ""
     jobs_forbidden: JobsForbidden | None = None
@@ -206,16 +240,19 @@ class _Beginning:
     def decide(self) -> Reading:
         look, needs = self.look, self.needs
         self._check_hash_column()
+        self._check_result_dataset()
         self.snapshot_ms = self._choose_snapshot_ms()
         rows = self._direct() or self._write()
-        counted = self._count(rows)
-        total = sum(counted.values())
+        counted = self._count(rows) if rows.rows is None else None
+        total = sum(counted.values()) if counted is not None else rows.rows or 0
         if total == 0:
-            raise SourceEmpty(f"{look.resource}{self._part()} has no rows in the splits")
-        chunk_rows = needs.chunk_rows(total)
+            raise SourceEmpty(
+                f"{look.resource}{self._part()} has no rows in the splits; {self._remedy()}"
+            )
+        chunk_rows = min(needs.chunk_rows(total), total)
         if self._by_hash(total):
-            return self._chunked(total, chunk_rows)
-        return self._streamed(rows, counted, chunk_rows)
+            return self._chunked(rows, total, chunk_rows)
+        return self._streamed(rows, counted or self._count(rows), chunk_rows)
 
     # The moment.
 
@@ -233,6 +270,13 @@ class _Beginning:
             self._forbidden(error)
             # The service's own word, too, and nothing has changed since.
             now = look.info.modified_ms
+            if look.info.streaming:
+                # But for rows in the streaming buffer, which it leaves out.
+                now = max(now, round(time.time() * 1_000) - _SKEW_MS)
+                self.notes.append(
+                    f"{look.info.table} is being streamed into: it is read as of a second before "
+                    "it was opened by this machine's clock, without the rows that came later"
+                )
         return max(now, look.info.created_ms)
 
     def _forbidden(self, error: JobsForbidden) -> None:
@@ -316,14 +360,16 @@ class _Beginning:
         rows.where = where
         return True
 
-    def _by_hash(self, total: int) -> bool:
-        chunking = self.needs.chunking
-        settings = self.look.settings
-        if chunking == "hash" and settings.result_dataset is None:
+    def _check_result_dataset(self) -> None:
+        if self.needs.chunking == "hash" and self.look.settings.result_dataset is None:
             raise ConfigError(
                 'chunking="hash" writes a table: set [bigquery] result_dataset to a dataset where '
                 'the daemon may create tables, or use chunking="arrival"'
             )
+
+    def _by_hash(self, total: int) -> bool:
+        chunking = self.needs.chunking
+        settings = self.look.settings
         if chunking == "hash" and self.jobs_forbidden is not None:
             raise self.jobs_forbidden.explained
         if chunking != "auto" or not self.needs.too_large(total):
@@ -337,12 +383,20 @@ class _Beginning:
             return False
         return True
 
-    def _write(self, chunks: int | None = None) -> _Rows:
-        """Has a query write the needed rows into a table that sessions can read."""
+    def _write(self, chunks: int | None = None, written: _Rows | None = None) -> _Rows:
+        """Has a query write the needed rows into a table that sessions can read.
+
+        Args:
+            chunks: To how many chunks to deal them.
+            written: What an earlier query of ours has written, to write that again.
+        """
         look, needs = self.look, self.needs
         leaves = self._leaves()
         bucket = None
-        if not self._hash_is_local() and needs.hash_column is not None:
+        if written is not None and written.has_buckets:
+            bucket = sql.path(sql.BUCKET, sql.ROWS)
+            leaves = list(written.leaves)
+        elif not self._hash_is_local() and needs.hash_column is not None:
             bucket = sql.bucket(
                 needs.hash_column,
                 needs.buckets.buckets,
@@ -351,9 +405,9 @@ class _Beginning:
             )
             leaves = [leaf for leaf in leaves if leaf in needs.columns]
         statement = sql.select(
-            self._from(),
+            self._from() if written is None else sql.rows_of(written.table),
             leaves,
-            where=sql.all_of(look.where, self._sample()),
+            where=sql.all_of(look.where, self._sample()) if written is None else "",
             bucket_of=bucket,
             chunks=chunks,
         )
@@ -430,11 +484,14 @@ class _Beginning:
         session = self._session(rows, rows.where, [column], streams=4)
         self._check_cost(session, "counting the rows of")
         self.query_bytes += session.estimated_bytes
+        self.count_read_bytes += session.estimated_bytes
+        self.source_rows = 0
         counted = np.zeros(2, np.int64)
         table = self._table(self._ticket(rows, session, (column,)))
         splitter = None if needs.hash_column is None else self._splitter(table)
         for stream in table.streams():
             for fetched in table.read(Piece(stream.id, 0, UNKNOWN), [column]):
+                self.source_rows += fetched.batch.num_rows
                 if splitter is None:
                     counted[TRAIN] += fetched.batch.num_rows
                     continue
@@ -473,12 +530,17 @@ class _Beginning:
                 f"{self.look.resource}: BigQuery counted {sum(counted.values()):,} rows, and its "
                 "read session has none"
             )
+        # Where the sample is dealt while reading, a chunk takes that many more of the table's rows.
+        total = sum(counted.values())
+        source_rows = max(self.source_rows or 0, total)
         return Reading(
             ticket=self._ticket(rows, session, fields),
             rows=counted,
-            chunk_rows=chunk_rows,
+            source_rows=source_rows,
+            chunk_rows=-(-chunk_rows * source_rows // total),
             chunks=(),
             query_bytes=self.query_bytes,
+            count_read_bytes=self.count_read_bytes,
             pass_bytes=session.estimated_bytes,
             lifetime_s=session.lifetime_s - (time.time() - session.created_at),
             notes=tuple(self.notes),
@@ -494,10 +556,10 @@ class _Beginning:
                 f"{limit:,}: raise it, or read fewer columns, a partition or a sample"
             )
 
-    def _chunked(self, total: int, chunk_rows: int) -> Reading:
+    def _chunked(self, rows: _Rows, total: int, chunk_rows: int) -> Reading:
         look, needs = self.look, self.needs
         number = min(max(-(-total // chunk_rows), 1), sql.MAX_CHUNKS)
-        written = self._write(chunks=number)
+        written = self._write(number, rows if rows.rows is not None else None)
         try:
             counted = jobs.count_chunks(
                 look.connection,
@@ -536,9 +598,11 @@ class _Beginning:
                 "train": sum(chunk.train_rows for chunk in chunks),
                 "eval": sum(chunk.eval_rows for chunk in chunks),
             },
+            source_rows=sum(sizes.values()),
             chunk_rows=max(sizes.values()),
             chunks=chunks,
             query_bytes=self.query_bytes,
+            count_read_bytes=self.count_read_bytes,
             pass_bytes=info.nbytes,
             lifetime_s=look.settings.result_expiry_s,
             notes=tuple(self.notes),
@@ -554,7 +618,7 @@ class _Beginning:
         if info is None or self.snapshot_ms is None:
             return str(written)
         moment = min(info.modified_ms, self.snapshot_ms)
-        return f"{info.table}@{moment}, {rows} rows in {chunks} chunks"
+        return f"{info.table}@{moment}, {rows} rows in {chunks} chunks, equal rows numbered"
 
     def _ticket(self, rows: _Rows, session: ReadSession | None, fields: tuple[str, ...]) -> Ticket:
         at = "" if rows.snapshot_ms is None else f"@{rows.snapshot_ms}"
@@ -589,6 +653,22 @@ class _Beginning:
         if source.partition_date is not None:
             return f", partition {source.partition_date},"
         return "" if source.filter is None else f" WHERE {source.filter}"
+
+    def _remedy(self) -> str:
+        """What to do where there are no rows."""
+        source, needs = self.look.source, self.needs
+        named = []
+        if source.partition_date is not None:
+            named.append("partition_date")
+        if source.filter is not None:
+            named.append("filter")
+        if source.query is not None:
+            named.append("query")
+        if needs.hash_column is not None and needs.buckets.eval_end < needs.buckets.buckets:
+            named.append("sample_percent")
+        if not named:
+            return "write some first, or name another table"
+        return f"check {', '.join(named)}, which may leave all of them out"
 
 
 def _partition_filter(source: BigQuerySource, info: TableInfo) -> str:

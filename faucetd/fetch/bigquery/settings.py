@@ -16,7 +16,8 @@ class BigQuerySettings(msgspec.Struct, frozen=True):
         storage_insecure: Whether the storage endpoint speaks plain HTTP/2, as local servers do.
         max_streams: Streams of a read session at most; None for four a worker.
         compression: Of the Arrow data on the wire: "none", "lz4" or "zstd".
-        max_bytes_billed: Bytes that one open may be billed for at most; None for no limit.
+        max_bytes_billed: Bytes that the queries of one open may be billed for together, and that
+            reading the rows once may, each at most; None for no limit.
         labels: Labels of our jobs, as (key, value).
         result_dataset: "project.dataset" or "dataset" for results of queries; None for BigQuery's
             own temporary ones.

@@ -45,6 +45,7 @@ _DATASET = re.compile(r"\w+", re.ASCII)
 # tables; \w has no marks, so it is told what may not be there.
 _NO_TABLE = re.compile(r"[^\w\s-]", re.ASCII)
 _LEGACY = re.compile(r"(?P<project>[\w-]+):(?P<rest>\w+\.[^.:]+)")
+_ONLY_A_NAME = re.compile(r"`?[\w:.-]+`?\.`?[\w$*-]+`?")
 
 # What a semicolon may hide in: strings, whose backslash keeps a quote from ending them even when
 # they are raw; quoted names; comments.
@@ -130,7 +131,7 @@ def single_statement(query: str) -> str:
     """The query without the semicolon and the comments that may follow its end.
 
     Raises:
-        SpecError: another statement follows, or there is none.
+        SpecError: another statement follows, there is none, or it is a table's name.
     """
     end = 0
     ended = False
@@ -148,6 +149,11 @@ def single_statement(query: str) -> str:
         end = token.end()
     if not end:
         raise SpecError("BigQuerySource.query must be exactly one SELECT statement; it has none")
+    if _ONLY_A_NAME.fullmatch(name := query[:end].strip()):
+        raise SpecError(
+            f"BigQuerySource.query must be a SELECT statement, and {name} is the name of a table: "
+            f"write table={name.replace('`', '')!r} instead of query="
+        )
     return query[:end]
 
 
@@ -283,21 +289,22 @@ def select(
     where: str = "",
     bucket_of: str | None = None,
     chunks: int | None = None,
-    chunk_by: Sequence[str] | None = None,
-    number_duplicates: bool = False,
 ) -> str:
     """The leaves, in STRUCTs as they were, with a column for each row's bucket and chunk.
 
     Only the leaves that are named are read and billed. The result has each under its own dotted
     path; a STRUCT that was null is one whose leaves are, which is the same to whoever reads leaves.
 
-    The chunk is a hash of all that `chunk_by` names, by default of all leaves, not of the split's
-    column alone. A key of few values, or with one frequent value, would put most of the table into
-    one chunk; and chunks of the bucket's own hash would be correlated with the split, so that
-    some held eval rows alone. As FarmHash of another text it is independent of the bucket. Rows
-    that are equal in all of `chunk_by` share a chunk; a table of few distinct rows needs
-    `number_duplicates`, at the price of a shuffle. It numbers them within their equals, and since
-    nobody can tell those apart, the chunks are the same whenever they are computed.
+    The chunk is a hash of all leaves, not of the split's column alone. A key of few values, or with
+    one frequent value, would put most of the table into one chunk; and chunks of the bucket's own
+    hash would be correlated with the split, so that some held eval rows alone. As FarmHash of
+    another text it is independent of the bucket.
+
+    Equal rows are numbered, and the number is hashed too: else they would share a chunk, and a
+    table of few distinct rows would have few chunks, each of rows that are all the same. Since
+    nobody can tell equal rows apart, the chunks are the same whenever they are computed. It costs a
+    shuffle: time of slots, and no bytes billed. Numbering only where the chunks turned out lopsided
+    would save that, and be billed for writing those tables twice.
 
     Args:
         rows: Of `rows_of` or `rows_of_query`.
@@ -305,8 +312,6 @@ def select(
         where: Which rows, in SQL.
         bucket_of: What `bucket` made, with `alias=ROWS`; adds the column BUCKET.
         chunks: How many; adds the column CHUNK, in [0, chunks).
-        chunk_by: Leaves to hash; of types that TO_JSON_STRING takes.
-        number_duplicates: Whether to spread equal rows.
 
     Raises:
         SpecError: a name begins like ours, or there are too many chunks for one job.
@@ -318,7 +323,7 @@ def select(
     if bucket_of is not None:
         columns.append(f"{bucket_of} AS {BUCKET}")
     if chunks is not None:
-        columns.append(f"{_chunk(chunk_by or leaves, chunks, number_duplicates)} AS {CHUNK}")
+        columns.append(f"{_chunk(leaves, chunks)} AS {CHUNK}")
     condition = f"\nWHERE {where}" if where else ""
     listed = ",\n  ".join(columns)
     return f"SELECT\n  {listed}\nFROM {rows}{condition}"
@@ -356,15 +361,14 @@ def _counts(split: SplitBuckets) -> str:
     )
 
 
-def _chunk(leaves: Sequence[str], chunks: int, number_duplicates: bool) -> str:
+def _chunk(leaves: Sequence[str], chunks: int) -> str:
     if not 1 <= chunks <= MAX_CHUNKS:
         raise SpecError(
             f"{chunks:,} chunks: one job can write 1 to {MAX_CHUNKS:,} partitions; raise chunk_rows"
         )
     row = f"TO_JSON_STRING(STRUCT({', '.join(_nested(leaves))}))"
-    if number_duplicates:
-        row = f"CONCAT({row}, CAST(ROW_NUMBER() OVER (PARTITION BY {row}) AS STRING))"
-    return f"ABS(MOD(FARM_FINGERPRINT({row}), {chunks:d}))"
+    numbered = f"CONCAT({row}, CAST(ROW_NUMBER() OVER (PARTITION BY {row}) AS STRING))"
+    return f"ABS(MOD(FARM_FINGERPRINT({numbered}), {chunks:d}))"
 
 
 _Tree = Mapping[str, "_Tree"]

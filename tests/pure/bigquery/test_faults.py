@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
+from pathlib import Path
 from typing import Any
 
 import google.auth.transport.requests
 import grpc
+import msgspec
 import pyarrow as pa
 import pytest
 import requests
@@ -32,6 +36,7 @@ from faucetd.errors import (
     SourceNotFound,
     SourceReadError,
 )
+from faucetd.fetch.bigquery import faults
 from faucetd.fetch.bigquery.faults import (
     Retry,
     Stalled,
@@ -40,6 +45,7 @@ from faucetd.fetch.bigquery.faults import (
     is_authentication,
     is_blocked,
 )
+from faucetd.fetch.bigquery.settings import BigQuerySettings
 
 Code = grpc.StatusCode
 
@@ -452,3 +458,49 @@ def test_a_message_is_one_line_of_bounded_length() -> None:
     found = said(rest(400, "first\n  second " + "x" * 5_000))
     assert "\n" not in found.message
     assert len(found.message) < 1_500
+
+
+def texts_of(path: Path) -> Iterator[str]:
+    """The literals of a module as a reader sees them: parts of one text joined."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+        elif isinstance(node, ast.JoinedStr):
+            parts = (one.value if isinstance(one, ast.Constant) else "{}" for one in node.values)
+            yield "".join(map(str, parts))
+
+
+def test_every_setting_that_a_message_names_exists() -> None:
+    known = {one.name for one in msgspec.structs.fields(BigQuerySettings)}
+    folder = Path(inspect.getfile(faults)).parent
+    named = set()
+    for path in sorted(folder.glob("*.py")):
+        for text in texts_of(path):
+            for first, second in re.findall(r"\[bigquery\]\s+(\w+)(?: and (\w+_\w+))?", text):
+                named |= {first, second} - {""}
+    assert {"stall_timeout_s", "retry_deadline_s", "job_timeout_s"} <= named
+    assert named <= known
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Invalid snapshot time 1262304000000 for table p:d.t@1262304000000. Cannot read before 17.",
+        "Invalid snapshot time 410244480 for table p:d.t@410244480. Snapshot time is in the future",
+        "request failed: Snapshot timestamp cannot be in the future",
+    ],
+)
+def test_a_moment_that_cannot_be_read_names_the_argument(message: str) -> None:
+    for error in (rest(400, message, "invalidQuery"), Call(Code.INVALID_ARGUMENT, message)):
+        told = said(error)
+        assert isinstance(told, SourceChanged)
+        assert "`snapshot=`" in told.message
+
+
+def test_what_libraries_put_around_the_service_s_words_is_left_out() -> None:
+    message = (
+        "POST http://127.0.0.1:9/bigquery/v2/projects/p/jobs?prettyPrint=false: Unrecognized name: "
+        "x at [2:3]\n\nLocation: None\nJob ID: 12-ab\n"
+    )
+    told = said(api.BadRequest(message)).message
+    assert "(BigQuery: Unrecognized name: x at [2:3])" in told

@@ -333,32 +333,24 @@ def test_leaves_of_one_name_do_not_hide_each_other_from_the_chunks_hash() -> Non
     assert len({row[sql.CHUNK] for row in made}) == 4
 
 
-def test_equal_rows_share_a_chunk_unless_they_are_numbered() -> None:
+def test_equal_rows_are_spread_over_the_chunks() -> None:
     rows = pa.table({"id": [1] * 1_000})
-    assert len({row[sql.CHUNK] for row in chunked(rows, ["id"], 4)}) == 1
-    numbered = chunked(rows, ["id"], 4, number_duplicates=True)
-    assert max(Counter(row[sql.CHUNK] for row in numbered).values()) < 350
+    assert max(Counter(row[sql.CHUNK] for row in chunked(rows, ["id"], 4)).values()) < 350
+
+
+@pytest.mark.parametrize("name", ["p.d.t", "d.t", "`p.d.t`", "my-project:d.t", "`p`.d.`t$2`;"])
+def test_a_table_s_name_is_no_query(name: str) -> None:
+    with pytest.raises(SpecError, match="write table='"):
+        sql.single_statement(name)
 
 
 def test_a_row_has_the_same_chunk_whenever_it_is_computed() -> None:
     rows = pa.table({"id": [*range(300), *range(200)]})
-    for number_duplicates in (False, True):
-        first, again = (
-            Counter(
-                json.dumps(row)
-                for row in chunked(given, ["id"], 8, number_duplicates=number_duplicates)
-            )
-            for given in (rows, rows.take(list(range(499, -1, -1))))
-        )
-        assert first == again
-
-
-def test_rows_that_are_hashed_may_be_others_than_those_that_are_selected() -> None:
-    statement = sql.select(sql.rows_of(TABLE), ["id", "labels.age"], chunks=4, chunk_by=["id"])
-    alone = sql.select(sql.rows_of(TABLE), ["id"], chunks=4)
-    rows = nested(50)
-    found = {row["id"]: row[sql.CHUNK] for row in answer(statement, rows)}
-    assert found == {row["id"]: row[sql.CHUNK] for row in answer(alone, rows)}
+    first, again = (
+        Counter(json.dumps(row) for row in chunked(given, ["id"], 8))
+        for given in (rows, rows.take(list(range(499, -1, -1))))
+    )
+    assert first == again
 
 
 @pytest.mark.parametrize("chunks", [0, 4_001])

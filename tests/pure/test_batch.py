@@ -1,0 +1,98 @@
+"""Batches of a mapped segment: shapes, and what they say of names that they have not."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from faucet_client.batch import Batch, Block
+from faucet_client.layout import ColumnLayout, Role, SegmentLayout
+from faucet_client.mapping import Columns, map_segment
+
+ROWS = 10
+NAMES = (
+    (Role.LABEL, "clicked"),
+    (Role.LABEL, "bought"),
+    (Role.PASSTHROUGH, "row_id"),
+)
+
+
+def mapped(columns: tuple[tuple[Role, str], ...]) -> Columns:
+    """Columns of zeros."""
+    layouts = tuple(
+        ColumnLayout(
+            role=role, name=name, dtype="float32", width=1, offset=4096 * number,
+            text_offset=0, text_nbytes=0, valid_offset=None,
+        )
+        for number, (role, name) in enumerate(columns)
+    )  # fmt: skip
+    layout = SegmentLayout(rows=ROWS, nbytes=4096 * len(columns), columns=layouts)
+    fd = os.memfd_create("test")
+    try:
+        os.ftruncate(fd, layout.nbytes)
+        # The mapping stays until this process ends.
+        return map_segment(fd, layout, lambda _address, _nbytes: None)
+    finally:
+        os.close(fd)
+
+
+@pytest.fixture(scope="module")
+def batches() -> list[Batch]:
+    block = Block(mapped(NAMES), (0, ROWS), 4, (0, 0, 3))
+    return [Batch(block, index) for index in range(block.batches)]
+
+
+def test_without_features_the_matrix_has_a_row_a_row_and_no_column(batches: list[Batch]) -> None:
+    for batch, rows in zip(batches, (4, 4, 2), strict=True):
+        assert tuple(batch.features.shape) == (rows, 0)
+        assert tuple(batch.clone().features.shape) == (rows, 0)
+        assert tuple(pickle.loads(pickle.dumps(batch)).features.shape) == (rows, 0)
+
+
+def of(batch: Batch, name: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = getattr(batch, name)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("where", "near", "names"),
+    [
+        ("labels", "clicked", ["clicked", "bought"]),
+        ("passthrough", "row_id", ["row_id"]),
+        ("valid", "clicked", ["clicked", "bought", "row_id"]),
+    ],
+)
+def test_a_name_that_is_not_there_is_told_with_those_that_are(
+    batches: list[Batch], where: str, near: str, names: list[str]
+) -> None:
+    wrong = near[:-1] + "x"
+    mapping = of(batches[0], where)
+    with pytest.raises(KeyError) as error:
+        mapping[wrong]
+    listed = ", ".join(map(repr, names))
+    assert str(error.value) == (
+        f"batch.{where} has no {wrong!r}; did you mean {near!r}? There are {listed}"
+    )
+    assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)
+    assert wrong not in mapping
+    assert mapping.get(wrong) is None
+
+
+def test_an_empty_mapping_says_why_it_is(batches: list[Batch]) -> None:
+    columns = mapped(((Role.PASSTHROUGH, "row_id"),))
+    batch = Batch(Block(columns, (0, ROWS), ROWS, (0, 0, 1)), 0)
+    with pytest.raises(KeyError) as error:
+        batch.labels["clicked"]
+    assert str(error.value).startswith("batch.labels has no 'clicked': it is empty")
+
+
+def test_of_many_names_some_are_listed() -> None:
+    columns = mapped(tuple((Role.PASSTHROUGH, f"c{n}") for n in range(60)))
+    batch = Batch(Block(columns, (0, ROWS), ROWS, (0, 0, 1)), 0)
+    with pytest.raises(KeyError) as error:
+        batch.passthrough["zzz"]
+    assert str(error.value).endswith("'c49', and 10 more")

@@ -334,19 +334,22 @@ class Conductor:
             ) from error
 
     def _break(self, dataset: OpenDataset, error: FaucetError) -> None:
-        """The dataset cannot be read as it was opened any more.
-
-        All its readers fail, aloud, and no other begins; who asks for the same gets a new one.
-        """
-        if dataset.broken:
-            return
-        _log.error("%s: %s", dataset.key, error)
-        dataset.broken = error.message
-        self._journal.forget(dataset.key)
+        """The dataset is not what it was opened as: all its readers fail, aloud."""
+        self._give_up(dataset, error)
         for reader in [r for r in self._readers.values() if not r.left]:
             if reader.request.dataset_key == dataset.key:
                 reader.outbox.put_nowait(error)
                 self.reader_left(reader)
+
+    def _give_up(self, dataset: OpenDataset, error: FaucetError) -> None:
+        """The dataset cannot be read as it was opened any more.
+
+        Readers go on with what is in memory. No other begins; who asks for the same gets a new one.
+        """
+        if not dataset.broken:
+            _log.error("%s: %s", dataset.key, error)
+            dataset.broken = error.message
+            self._journal.forget(dataset.key)
 
     def _refuse_if_broken(self, dataset: OpenDataset) -> None:
         """Raises SourceChanged if the dataset cannot be read any more."""
@@ -365,7 +368,7 @@ class Conductor:
             if (dataset := self._datasets.get(load.dataset)) is not None:
                 dataset.failures[load.chunk] = message.message
                 if dataset.ticket and isinstance(error, SourceChanged | SourceNotFound):
-                    self._break(dataset, error)
+                    self._give_up(dataset, error)
             self.happened(events.ChunkFailed(worker, message.code, message.message))
         self._give_work(worker, has_opened=is_task)
 

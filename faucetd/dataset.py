@@ -230,8 +230,8 @@ class OpenDataset:
             return None
         total = sum(self.rows(split) for split in SPLITS)
         return CostStatus(
-            query_bytes=facts.query_bytes,
-            read_bytes=round(facts.pass_bytes * self._rows_read / total),
+            query_bytes=facts.query_bytes - facts.count_read_bytes,
+            read_bytes=facts.count_read_bytes + round(facts.pass_bytes * self._rows_read / total),
             pass_bytes=facts.pass_bytes,
             passes_served=self.passes + passes_now,
             query_price_per_tib=settings.query_price_per_tib or 0.0,

@@ -92,6 +92,7 @@ class Connection:
     def __init__(self, settings: BigQuerySettings, *, blocked_s: float | None = None) -> None:
         self.generation = 0
         self.blocked_s = blocked_s
+        self._closed = False
         self._settings = settings
         self._lock = threading.RLock()
         self._identity: _Identity | None = None
@@ -203,6 +204,7 @@ class Connection:
     def close(self) -> None:
         """Closes all clients, old ones too, and ends the calls under way. Idempotent."""
         with self._lock:
+            self._closed = True
             closers, self._closers = self._closers, []
             self._jobs = self._storage = self._channel = self._read_rows = None
         for close in closers:
@@ -217,6 +219,8 @@ class Connection:
     def _open_channel(self) -> grpc.Channel:
         """The one channel to the Storage API: HTTP/2 carries all streams over a connection."""
         if self._channel is None:
+            if self._closed:  # by a stream that has not noticed yet; nobody would close the new one
+                raise ValueError("the connection is closed")
             settings = self._settings
             options = (*_CHANNEL_OPTIONS, ("grpc.primary_user_agent", _USER_AGENT))
             if self.blocked_s is not None:

@@ -7,7 +7,6 @@ import contextlib
 import os
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from faucet_client import DatasetSpec, FaucetClient, SourceChanged, SourceNotFou
 from faucet_client.address import parse_address
 from faucet_client.compat import get_client
 from faucet_client.dataset import Dataset
-from faucet_client.errors import DatasetNotFound, FaucetError
+from faucet_client.errors import DatasetNotFound
 from faucet_client.spec import BigQuerySource, ParquetSource
 from faucetd.conductor import Conductor
 from faucetd.config import Settings
@@ -202,76 +201,84 @@ def opened(key: str) -> messages.Opened:
     )
 
 
-def test_one_worker_opens_and_loads_in_turns(tmp_path: Path) -> None:
-    workers = Workers()
+class Idle:
+    """A conductor with one worker that does nothing by itself, and clients that open datasets."""
 
-    async def settle() -> None:
-        for _ in range(10):
-            await asyncio.sleep(0)
-
-    async def scenario() -> None:
+    def __init__(self, folder: Path) -> None:
+        self.workers = Workers()
         settings = Settings(
-            listen=parse_address(f"unix://{tmp_path}/s.sock"),
+            listen=parse_address(f"unix://{folder}/s.sock"),
             memory_budget=1_000,
             workers=1,
             allowed_roots=(),
             allowed_uids=frozenset(),
-            scratch_dir=tmp_path,
+            scratch_dir=folder,
             log_level="info",
             bigquery=BigQuerySettings(),
         )
-        conductor = Conductor(settings, tmp_path, PlanJournal(tmp_path / "p", BigQuerySettings()))
-        conductor.wire(cast(WorkerPool, workers), lambda _: None, lambda _: None)
+        journal = PlanJournal(folder / "p", BigQuerySettings())
+        self.conductor = Conductor(settings, folder, journal)
+        self.conductor.wire(cast(WorkerPool, self.workers), lambda _: None, lambda _: None)
+        self.conductor.worker_ready(1)
 
-        async def open_one(number: int) -> None:
+    async def open(self, number: int) -> asyncio.Task[None]:
+        """A client asks for a dataset; where its wait has begun, this returns."""
+
+        async def wait() -> None:
             spec = DatasetSpec(source=ParquetSource(f"/{number}.parquet"), features=("f",))
-            async for _ in conductor.open_dataset(spec, ""):
+            async for _ in self.conductor.open_dataset(spec, ""):
                 pass
 
-        async def say(message: messages.FromWorker) -> None:
-            conductor.worker_said(1, message, [])
-            await settle()
+        task = asyncio.create_task(wait())
+        await self.settle()
+        return task
 
-        conductor.worker_ready(1)
-        first = asyncio.create_task(open_one(0))
-        await settle()
-        await say(opened("k0"))
+    async def say(self, message: messages.FromWorker) -> None:
+        """The worker says this."""
+        self.conductor.worker_said(1, message, [])
+        await self.settle()
+
+    @staticmethod
+    async def settle() -> None:
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+
+def test_one_worker_opens_and_loads_in_turns(tmp_path: Path) -> None:
+    async def scenario() -> list[str]:
+        daemon = Idle(tmp_path)
+        first = await daemon.open(0)
+        await daemon.say(opened("k0"))
         await first
         request = ReaderRequest("k0", "train", "job", 0, 0, 0, 1, Part(), False, 0, 1)
-        await conductor.read(Session(1, 1), request)
-        others = [asyncio.create_task(open_one(number)) for number in (1, 2)]
-        await settle()
+        await daemon.conductor.read(Session(1, 1), request)
+        others = [await daemon.open(number) for number in (1, 2)]
         loaded = messages.Loaded(segments={}, rows_read=0, bytes_read=0, counts={})
         for message in (loaded, opened("k1"), loaded, opened("k2")):
-            await say(message)
+            await daemon.say(message)
         await asyncio.gather(*others)
+        return daemon.workers.given
 
-    asyncio.run(scenario())
-    assert workers.given == ["Open", "LoadChunk"] * 3
+    assert asyncio.run(scenario()) == ["Open", "LoadChunk"] * 3
 
 
-def test_an_opening_that_nobody_waits_for_any_more_is_never_begun(bigquery: Warehouse) -> None:
-    slow, left, later = (bigquery.load(rows=1_000) for _ in range(3))
-    daemon = bigquery.start_daemon(workers=1)
-    client, other = daemon.client(), daemon.client()
-    bigquery.server.faults(RestFault(status=503, times=None))
+def test_an_opening_that_nobody_waits_for_any_more_is_never_begun(tmp_path: Path) -> None:
+    async def scenario() -> list[str]:
+        daemon = Idle(tmp_path)
+        slow = await daemon.open(0)
+        left = await daemon.open(1)
+        later = await daemon.open(2)
+        left.cancel()
+        await daemon.settle()
+        await daemon.say(opened("k0"))
+        await daemon.say(opened("k2"))
+        await asyncio.gather(slow, later)
+        again = await daemon.open(1)  # and may be asked for again
+        await daemon.say(opened("k1"))
+        await again
+        return daemon.workers.given
 
-    def leave() -> None:
-        with pytest.raises(FaucetError):
-            other.open(left.spec())
-
-    with in_background(lambda: client.open(slow.spec())):
-        eventually(lambda: states(client) == ["opening"])
-        with in_background(leave):
-            time.sleep(0.5)  # until it is in line; what is not shows nowhere
-            other.close()
-        time.sleep(0.5)
-        bigquery.server.faults()
-    wait_idle(client.status)
-    client.open(later.spec())  # after which its turn would have been long ago
-    opened = [one.source for one in client.status().datasets]
-    assert opened == [str(one.spec().source) for one in (slow, later)]
-    client.open(left.spec())  # and may be asked for again
+    assert asyncio.run(scenario()) == ["Open"] * 3
 
 
 # What piles up.

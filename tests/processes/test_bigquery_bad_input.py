@@ -382,7 +382,9 @@ def test_what_is_refused_in_mid_read_fails_the_iterator_at_once_with_the_row(
 
 @pytest.fixture(scope="module")
 def key_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("keys") / "key.json"
+    path = tmp_path_factory.mktemp("keys") / "key.json"
+    path.touch()  # a daemon does not start without it
+    return path
 
 
 @pytest.fixture
@@ -654,12 +656,6 @@ def test_the_two_addresses_exchanged_are_said(server: LocalBigQuery, start: Star
     assert "[bigquery] storage_endpoint" in refusal(daemon, spec()).message
     daemon = start(api_endpoint=f"http://{server.grpc}")
     assert "[bigquery] api_endpoint" in refusal(daemon, spec()).message
-
-
-def test_an_address_of_something_else_is_said(server: LocalBigQuery, start: StartDaemon) -> None:
-    daemon = start(api_endpoint=f"{server.rest}/elsewhere")
-    refused = refusal(daemon, spec())
-    assert "/elsewhere" in refused.message
 
 
 def forget(daemon: LocalDaemon, dataset: Dataset) -> None:

@@ -27,6 +27,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "1")
 import grpc
 from faucet_protos.v1 import faucet_pb2, faucet_pb2_grpc, handoff_pb2, spec_pb2
 from google.protobuf.message import DecodeError
+from grpc._cython import cygrpc  # type: ignore[attr-defined]  # the stubs leave it out
 
 from faucet_client._version import PROTOCOL_VERSION, __version__
 from faucet_client.address import Address, why_unreachable
@@ -56,6 +57,14 @@ from faucet_client.status import (
     Status,
     WorkerStatus,
 )
+
+_FORK_WAIT_S = 60
+
+# While it forks, gRPC waits for its threads to stand still. After 5 s it gives up, and every call
+# of the child then waits for ever: on a machine with more work than processors one child in some
+# hundred did. The constant is private, and there is no setting for it.
+if hasattr(cygrpc, "_AWAIT_THREADS_TIMEOUT_SECONDS"):
+    cygrpc._AWAIT_THREADS_TIMEOUT_SECONDS = _FORK_WAIT_S  # noqa: SLF001  # see above
 
 CONNECT_TIMEOUT_S = 5
 REPLY_TIMEOUT_S = 30

@@ -25,6 +25,7 @@ from faucet_client import (
     ParquetSource,
 )
 from tests.processes.rows import assert_exact, check, ids_of
+from tests.processes.waiting import eventually
 
 BATCH = 300
 CHILD_S = 20.0
@@ -83,6 +84,7 @@ def main() -> None:
         check(batch)
         ids.append(ids_of(batch))
     assert_exact(np.concatenate(ids), rows)
+    eventually(lambda: not client.status().readers)
     say(parent="exact", readers=[reader.job for reader in client.status().readers])
 
 

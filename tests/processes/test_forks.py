@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from grpc._cython import cygrpc  # type: ignore[attr-defined]  # the stubs leave it out
 
+from faucet_client import channel
 from tests.processes.daemons import WatchedDaemon, wait_idle
 from tests.processes.loader_script import BATCH, EPOCHS
 from tests.processes.nursery import ROOT
@@ -63,3 +65,8 @@ def test_a_dataloader_s_workers_share_the_rows_exactly(
             assert epoch["storage_nbytes"] == BATCH * table.features * 4
     assert epochs[0]["ids"] != epochs[1]["ids"]
     wait_idle(daemon.client().status)
+
+
+def test_grpc_gives_its_threads_time_to_stand_still_before_a_fork() -> None:
+    # If gRPC has not this name any more, see channel.py: what it was for may be gone, or renamed.
+    assert cygrpc._AWAIT_THREADS_TIMEOUT_SECONDS == channel._FORK_WAIT_S

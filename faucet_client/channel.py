@@ -17,7 +17,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 # Without this, gRPC leaves a forked child with threads that are not there and descriptors that are
 # the parent's, and every fourth DataLoader worker fails (grpc: doc/fork_support.md). It is read
@@ -27,7 +27,6 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "1")
 import grpc
 from faucet_protos.v1 import faucet_pb2, faucet_pb2_grpc, handoff_pb2, spec_pb2
 from google.protobuf.message import DecodeError
-from grpc._cython import cygrpc  # type: ignore[attr-defined]  # the stubs leave it out
 
 from faucet_client._version import PROTOCOL_VERSION, __version__
 from faucet_client.address import Address, why_unreachable
@@ -39,6 +38,7 @@ from faucet_client.errors import (
     IteratorError,
     from_code,
 )
+from faucet_client.forks import GRPC
 from faucet_client.layout import ColumnLayout, Role, SegmentLayout
 from faucet_client.spec import (
     SPLITS,
@@ -58,18 +58,12 @@ from faucet_client.status import (
     WorkerStatus,
 )
 
-_FORK_WAIT_S = 60
-
-# While it forks, gRPC waits for its threads to stand still. After 5 s it gives up, and every call
-# of the child then waits for ever: on a machine with more work than processors one child in some
-# hundred did. The constant is private, and there is no setting for it.
-if hasattr(cygrpc, "_AWAIT_THREADS_TIMEOUT_SECONDS"):
-    cygrpc._AWAIT_THREADS_TIMEOUT_SECONDS = _FORK_WAIT_S  # noqa: SLF001  # see above
-
 CONNECT_TIMEOUT_S = 5
 REPLY_TIMEOUT_S = 30
 CALL_TIMEOUT_S = 10.0
 OPEN_TIMEOUT_S = 3_600.0
+
+_Message = TypeVar("_Message")
 
 _SO_PEERPIDFD = 77  # asm-generic/socket.h, Linux 6.5
 
@@ -314,15 +308,17 @@ class Channel:
         self._secret = secret
         self._numbers = itertools.count(1)
         self._closed = False
-        self._channel = grpc.insecure_channel(
-            address.grpc_target,
-            options=(
-                ("grpc.max_receive_message_length", 16 * 1024 * 1024),
-                ("grpc.enable_retries", 0),
-                # A subchannel of its own: sessions do not share a connection by accident.
-                ("grpc.use_local_subchannel_pool", 1),
-            ),
-        )
+        with GRPC.calling():
+            self._channel = grpc.insecure_channel(
+                address.grpc_target,
+                options=(
+                    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+                    ("grpc.enable_retries", 0),
+                    # A subchannel of its own: sessions do not share a connection by accident.
+                    ("grpc.use_local_subchannel_pool", 1),
+                ),
+            )
+        GRPC.install()
         self._stub = faucet_pb2_grpc.FaucetStub(self._channel)
 
     def open_dataset(
@@ -335,10 +331,11 @@ class Channel:
         """
         request = faucet_pb2.OpenDatasetRequest(spec=_spec_to(spec), key=key)
         try:
-            events = self._stub.OpenDataset(
-                request, metadata=self._token("OpenDataset"), timeout=OPEN_TIMEOUT_S
-            )
-            for event in events:
+            with GRPC.calling():
+                events = self._stub.OpenDataset(
+                    request, metadata=self._token("OpenDataset"), timeout=OPEN_TIMEOUT_S
+                )
+            for event in _each(events):
                 if event.WhichOneof("event") == "opened":
                     return _info_from(event.opened)
                 if on_progress is not None:
@@ -356,38 +353,36 @@ class Channel:
 
     def status(self) -> Status:
         """What the daemon says of itself."""
-        try:
-            reply = self._stub.GetStatus(
-                faucet_pb2.GetStatusRequest(),
-                metadata=self._token("GetStatus"),
-                timeout=CALL_TIMEOUT_S,
-            )
-        except grpc.RpcError as error:
-            raise self.translated(error) from None
-        return _status_from(reply)
+        return _status_from(
+            self._ask(self._stub.GetStatus, "GetStatus", faucet_pb2.GetStatusRequest())
+        )
 
     def drop(self, key: str) -> tuple[str, int]:
         """Forgets a dataset; its whole key, and the bytes that this freed."""
-        try:
-            reply = self._stub.DropDataset(
-                faucet_pb2.DropDatasetRequest(key=key),
-                metadata=self._token("DropDataset"),
-                timeout=CALL_TIMEOUT_S,
-            )
-        except grpc.RpcError as error:
-            raise self.translated(error) from None
+        request = faucet_pb2.DropDatasetRequest(key=key)
+        reply = self._ask(self._stub.DropDataset, "DropDataset", request)
         return reply.key, reply.freed_bytes
 
     def close(self) -> None:
         """Ends all calls."""
         self._closed = True
-        self._channel.close()
+        with GRPC.calling():
+            self._channel.close()
 
     def translated(self, error: grpc.RpcError) -> FaucetError:
         """What a failed call means here."""
         if self._closed:
             return IteratorError("the client was closed, and this iterator with it")
         return _translated(error, self._address)
+
+    def _ask(self, method: Any, name: str, request: Any) -> Any:
+        try:
+            with GRPC.calling():
+                # By a future, whose result is waited for where a fork does no harm (forks.py).
+                call = method.future(request, metadata=self._token(name), timeout=CALL_TIMEOUT_S)
+                return call.result()
+        except grpc.RpcError as error:
+            raise self.translated(error) from None
 
     def _token(self, method: str) -> tuple[tuple[str, str], ...]:
         number = next(self._numbers)
@@ -408,7 +403,8 @@ class ReaderCall:
         self._channel = channel
         self._requests: queue.SimpleQueue[faucet_pb2.ReaderMessage | None] = queue.SimpleQueue()
         self._requests.put(faucet_pb2.ReaderMessage(start=_start_to(request)))
-        self._call = stub.Read(self._sent(), metadata=token)
+        with GRPC.calling():
+            self._call = stub.Read(self._sent(), metadata=token)
 
     def __iter__(self) -> Iterator[Started | Grant]:
         """What the daemon says, until it has nothing more to say.
@@ -417,7 +413,7 @@ class ReaderCall:
             FaucetError: the reader was refused, cannot go on, or the daemon went away.
         """
         try:
-            for message in self._call:
+            for message in _each(self._call):
                 if message.WhichOneof("message") == "grant":
                     yield _grant_from(message.grant)
                 else:
@@ -444,11 +440,23 @@ class ReaderCall:
     def cancel(self) -> None:
         """Ends the stream at once, and the thread that sends. Idempotent."""
         self._requests.put(None)
-        self._call.cancel()
+        with GRPC.calling():
+            self._call.cancel()
 
     def _sent(self) -> Iterator[faucet_pb2.ReaderMessage]:
         while (message := self._requests.get()) is not None:
-            yield message
+            with GRPC.sending():
+                yield message
+
+
+def _each(messages: Iterator[_Message]) -> Iterator[_Message]:
+    """What a call answers; outside the gate while the caller is busy with it."""
+    while True:
+        with GRPC.calling():
+            message = next(messages, None)
+        if message is None:
+            return
+        yield message
 
 
 def _translated(error: grpc.RpcError, address: Address) -> FaucetError:

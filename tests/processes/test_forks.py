@@ -9,9 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from grpc._cython import cygrpc  # type: ignore[attr-defined]  # the stubs leave it out
 
-from faucet_client import channel
 from tests.processes.daemons import WatchedDaemon, wait_idle
 from tests.processes.loader_script import BATCH, EPOCHS
 from tests.processes.nursery import ROOT
@@ -46,6 +44,17 @@ def test_forks_of_a_client_in_use_all_read_exactly_and_the_parent_is_unharmed(
     wait_idle(daemon.client().status)
 
 
+@pytest.mark.parametrize("forks", [12, pytest.param(300, marks=pytest.mark.soak)])
+def test_forks_while_other_threads_use_the_client_leave_no_child_to_hang(
+    forks: int, daemon: WatchedDaemon, make_table: MakeTable
+) -> None:
+    table = make_table(rows=40_000, chunk_rows=300)
+    (answer,), stderr = run("busy_fork_script", daemon, table, forks=forks)
+    assert answer == {"ends": ["exit 0"] * forks, "failures": []}, stderr
+    assert stderr == ""
+    wait_idle(daemon.client().status)
+
+
 @pytest.mark.parametrize("used", [False, True], ids=["new", "used"])
 @pytest.mark.parametrize(("workers", "context"), [(0, ""), (2, "fork"), (2, "spawn")])
 def test_a_dataloader_s_workers_share_the_rows_exactly(
@@ -65,8 +74,3 @@ def test_a_dataloader_s_workers_share_the_rows_exactly(
             assert epoch["storage_nbytes"] == BATCH * table.features * 4
     assert epochs[0]["ids"] != epochs[1]["ids"]
     wait_idle(daemon.client().status)
-
-
-def test_grpc_gives_its_threads_time_to_stand_still_before_a_fork() -> None:
-    # If gRPC has not this name any more, see channel.py: what it was for may be gone, or renamed.
-    assert cygrpc._AWAIT_THREADS_TIMEOUT_SECONDS == channel._FORK_WAIT_S

@@ -1,0 +1,131 @@
+"""Keeps this process's threads out of gRPC while it forks.
+
+gRPC brings its own threads to a stand before a fork (its doc/fork_support.md), but not ours, and
+two things then leave the child, or the parent, waiting for ever:
+
+- A thread of ours that is just starting a call holds a lock of the channel. The child inherits it
+  locked, and gRPC's handler in the child waits for it.
+- While a stream's message is being sent, gRPC's sender waits for the end of the fork with a lock
+  that gRPC's other thread needs in order to stand still; after 5 s gRPC gives up, and each later
+  call of the child hangs.
+
+So whatever is done with gRPC is done inside the one `Gate` of the process, which shuts before a
+fork until nothing is under way.
+
+Invariants:
+
+- Who is `calling` is either on its way in gRPC, or waits for an answer in
+  `threading.Condition.wait`, where it holds no lock that the child needs. gRPC cannot be asked
+  which; the interpreter's frames tell (`sys._current_frames`). Who wakes up while the gate is shut
+  leaves, and does not come in again.
+- What is being sent is inside from when gRPC is given it until gRPC asks for the next.
+- gRPC's own handlers run between ours: before a fork, handlers that were registered last run
+  first, so `install` comes after gRPC was first used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+_log = logging.getLogger(__name__)
+
+PATIENCE_S = 30.0
+"""How long a fork waits for a thread that does not come to a stand."""
+
+_POLL_S = 0.0005
+
+
+class _Visit:
+    """Somebody inside: which thread, and whether it may wait there while the process forks."""
+
+    def __init__(self, *, may_wait: bool) -> None:
+        self.thread = threading.get_ident()
+        self.may_wait = may_wait
+
+
+class Gate:
+    """Who is inside gRPC. A thread that is inside must neither enter again nor fork."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Condition()
+        self._inside: set[_Visit] = set()
+        self._forks = 0
+        self._installed = False
+
+    def install(self) -> None:
+        """Shuts the gate before each fork from now on. To be called once gRPC has been used."""
+        with self._lock:
+            if self._installed:
+                return
+            self._installed = True
+        os.register_at_fork(
+            before=self._shut, after_in_parent=self._open, after_in_child=self._renew
+        )
+
+    def calling(self) -> contextlib.AbstractContextManager[None]:
+        """Inside while a call is started, and its answer waited for."""
+        return self._visit(may_wait=True)
+
+    def sending(self) -> contextlib.AbstractContextManager[None]:
+        """Inside while a message is sent. May be left by another thread than it was entered by."""
+        return self._visit(may_wait=False)
+
+    @contextlib.contextmanager
+    def _visit(self, *, may_wait: bool) -> Iterator[None]:
+        visit = _Visit(may_wait=may_wait)
+        with self._lock:
+            while self._forks:
+                self._lock.wait()
+            self._inside.add(visit)
+        try:
+            yield
+        finally:
+            # Alone, without the lock: it is one step of the interpreter, and may be that of a
+            # finalizer, in a thread that has the lock already.
+            self._inside.discard(visit)
+
+    def _shut(self) -> None:
+        with self._lock:
+            self._forks += 1
+        deadline = time.monotonic() + PATIENCE_S
+        while self._moving():
+            if time.monotonic() > deadline:
+                _log.warning(
+                    "a call to the daemon has been on its way for %.0f s: the process forks "
+                    "nevertheless, and the child may hang when it uses the client",
+                    PATIENCE_S,
+                )
+                return
+            time.sleep(_POLL_S)
+
+    def _moving(self) -> bool:
+        """Whether anybody inside is on their way."""
+        frames = sys._current_frames()  # noqa: SLF001  # documented, despite its name
+        for visit in self._inside.copy():
+            frame = frames.get(visit.thread)
+            if frame is None:
+                continue  # it ended without leaving, as threads do when the interpreter ends
+            if not (visit.may_wait and frame.f_code is threading.Condition.wait.__code__):
+                return True
+        return False
+
+    def _open(self) -> None:
+        with self._lock:
+            self._forks -= 1
+            self._lock.notify_all()
+
+    def _renew(self) -> None:
+        # Of the threads only the one that forked is there, and it was not inside.
+        self._lock = threading.Condition()
+        self._inside = set()
+        self._forks = 0
+
+
+GRPC = Gate()
+"""The gate of this process."""

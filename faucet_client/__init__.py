@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from faucet_client.channel import DatasetInfo, OpenProgress
     from faucet_client.compat import get_batch_reader, get_client, get_data_reader
     from faucet_client.dataset import Dataset, FaucetClient, FaucetDataset
+    from faucet_client.preprocessing.spec import PreprocessingSpec
     from faucet_client.status import Status
 
 _LAZY = {
@@ -62,6 +63,7 @@ _LAZY = {
     "FaucetClient": "dataset",
     "FaucetDataset": "dataset",
     "OpenProgress": "channel",
+    "PreprocessingSpec": "preprocessing.spec",
     "Stats": "batches",
     "Status": "status",
     "get_batch_reader": "compat",
@@ -98,6 +100,7 @@ __all__ = [
     "NotYetAvailable",
     "OpenProgress",
     "ParquetSource",
+    "PreprocessingSpec",
     "ReaderConflict",
     "SourceChanged",
     "SourceEmpty",

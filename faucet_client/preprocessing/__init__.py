@@ -1,6 +1,8 @@
 """Preprocessing: what becomes of each feature, as inert data, and a torch module that does it.
 
-    columns → fit (statistics → identify) → PreprocessingSpec → preprocessor() → float32
+    columns → fit (statistics → identify) → PreprocessingSpec
+    columns → encode(spec, …) → numbers → spec.preprocessor() → float32 [n, width]
+                              → ids of categories, int64 [n] each
 
 Usable with no daemon and none of its dependencies: NumPy for fitting, torch for the module alone.
 """
@@ -9,6 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from faucet_client.preprocessing.columns import Texts
+from faucet_client.preprocessing.encode import Encoded, Encoder, PolicyCounts, count, encode
 from faucet_client.preprocessing.fit import (
     fit,
     fit_as_in_2020,
@@ -17,6 +21,7 @@ from faucet_client.preprocessing.fit import (
     statistics_of,
 )
 from faucet_client.preprocessing.identify import FitOptions
+from faucet_client.preprocessing.policy import Policy
 from faucet_client.preprocessing.spec import Difference, Feature, PreprocessingSpec
 from faucet_client.preprocessing.statistics import ColumnStatistics
 from faucet_client.preprocessing.summary import BoxCoxTrial, Summary
@@ -24,12 +29,16 @@ from faucet_client.preprocessing.transforms import (
     TRANSFORMS,
     Binary,
     BoxCox,
+    Categorical,
     Continuous,
     ContinuousAction,
     DoNotPreprocess,
     Enumeration,
+    Hashed,
+    Log1p,
     Probability,
     Quantile,
+    Timestamp,
     Transform,
 )
 
@@ -41,20 +50,31 @@ __all__ = [
     "Binary",
     "BoxCox",
     "BoxCoxTrial",
+    "Categorical",
     "ColumnStatistics",
     "Continuous",
     "ContinuousAction",
     "Difference",
     "DoNotPreprocess",
+    "Encoded",
+    "Encoder",
     "Enumeration",
     "Feature",
     "FitOptions",
+    "Hashed",
+    "Log1p",
+    "Policy",
+    "PolicyCounts",
     "PreprocessingSpec",
     "Preprocessor",
     "Probability",
     "Quantile",
     "Summary",
+    "Texts",
+    "Timestamp",
     "Transform",
+    "count",
+    "encode",
     "fit",
     "fit_as_in_2020",
     "merged",

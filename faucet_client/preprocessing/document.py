@@ -2,7 +2,8 @@
 
     {"format": "faucet-preprocessing", "version": 1, "features": [
         {"name": "age", "transform": {"type": "CONTINUOUS", "mean": 30.25, "stddev": 13.75},
-         "why": "…", "summary": {"rows": 2000, …}}, …]}
+         "policy": {"impute": 30.25, "missing_flag": true}, "why": "…",
+         "summary": {"rows": 2000, …}}, …]}
 
 The text comes from anywhere, so it is trusted in nothing: its size is bounded before it is parsed,
 its depth by the parser, keys and types by the dataclasses. A later release that adds a transform or
@@ -18,6 +19,7 @@ from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
 from faucet_client.errors import NotYetAvailable, SpecError
+from faucet_client.preprocessing.policy import Policy
 from faucet_client.preprocessing.summary import BoxCoxTrial, Summary
 from faucet_client.preprocessing.transforms import TRANSFORMS, Transform
 
@@ -95,8 +97,8 @@ def features(plain: Mapping[str, Any]) -> list[Any]:
 
 def feature(
     entry: object, number: int
-) -> tuple[str, Transform, str, Summary | None, tuple[str, ...]]:
-    """Name, transform, why, summary and notes of one entry.
+) -> tuple[str, Transform, str, Summary | None, tuple[str, ...], Policy]:
+    """Name, transform, why, summary, notes and policy of one entry.
 
     Raises:
         SpecError: naming the feature, its field and the rule.
@@ -108,21 +110,28 @@ def feature(
     if not isinstance(name, str):
         raise SpecError(f'{where}: "name" must be a text, not {_shown(name)}')
     where = f'feature "{name[:80]}"'
-    _check_keys(where, plain, required=("name", "transform"), optional=("why", "summary", "notes"))
+    optional = ("policy", "why", "summary", "notes")
+    _check_keys(where, plain, required=("name", "transform"), optional=optional)
     try:
         transform = _transform(plain["transform"])
         why = _text("why", plain.get("why", ""))
         given = plain.get("summary")
         summary = None if given is None else _dataclass("summary", Summary, given)
         notes = tuple(_text("notes", each) for each in _list("notes", plain.get("notes", [])))
+        policy = _dataclass("policy", Policy, plain.get("policy", {}))
     except SpecError as error:
         raise type(error)(f"{where}: {error}") from None
-    return name, transform, why, summary, notes
+    return name, transform, why, summary, notes, policy
 
 
 def transform(transform: Transform) -> dict[str, Any]:
     """A transform as plain values."""
     return {"type": transform.type, **_plain(transform)}
+
+
+def policy(policy: Policy) -> dict[str, Any]:
+    """A policy as plain values, without what is None."""
+    return _plain(policy)
 
 
 def summary(summary: Summary) -> dict[str, Any]:
@@ -235,6 +244,9 @@ _READERS: dict[str, Callable[[str, object], Any]] = {
     "float": _real,
     "float | None": _real,
     "tuple[int, ...]": _list,
+    "tuple[str, ...]": _list,
+    "tuple[str, ...] | tuple[int, ...]": _list,
+    "tuple[float, float] | None": _list,
     "tuple[float, ...]": _list,
     "BoxCoxTrial | None": _trial,
 }

@@ -12,6 +12,8 @@ from dataclasses import asdict, is_dataclass
 from typing import Any
 
 from faucet_client.errors import SpecError
+from faucet_client.preprocessing.checks import finite_number
+from faucet_client.preprocessing.policy import NO_POLICY, Policy
 from faucet_client.preprocessing.summary import Summary
 from faucet_client.preprocessing.transforms import (
     Binary,
@@ -23,7 +25,6 @@ from faucet_client.preprocessing.transforms import (
     Probability,
     Quantile,
     Transform,
-    finite_number,
 )
 
 FIELDS = (
@@ -76,6 +77,20 @@ def read(name: str, given: object) -> tuple[str, Transform, str, Summary | None]
         return name, _TYPES[kind](filled), "as in the spec of 2020", _summary(filled)
     except SpecError as error:
         raise SpecError(f"{where}: {error}") from None
+
+
+def check(name: str, transform: Transform, policy: Policy) -> None:
+    """Refuses what the 2020 package did not know.
+
+    Raises:
+        SpecError: naming the feature.
+    """
+    if transform.type not in _TYPES or policy != NO_POLICY:
+        what = transform.type if transform.type not in _TYPES else "a policy"
+        raise SpecError(
+            f'feature "{name[:80]}" has {what}, which the 2020 package did not know: take it out '
+            "with spec.exclude([...]), or override it"
+        )
 
 
 def write(transform: Transform, summary: Summary | None) -> dict[str, Any]:

@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faucet_client.errors import ColumnError, SpecError
+from faucet_client.preprocessing.columns import numbers
 from faucet_client.preprocessing.identify import FitOptions, Rules, identify
 from faucet_client.preprocessing.likelihood import Candidate, most_likely
 from faucet_client.preprocessing.spec import Feature, PreprocessingSpec
-from faucet_client.preprocessing.statistics import ColumnStatistics, numbers
+from faucet_client.preprocessing.statistics import ColumnStatistics
 from faucet_client.preprocessing.transforms import Transform
 
 

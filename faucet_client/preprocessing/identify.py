@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faucet_client.errors import ColumnError, SpecError
+from faucet_client.preprocessing.checks import EXACT_INTEGER, MAX_VALUES
 from faucet_client.preprocessing.likelihood import Candidate, most_likely
 from faucet_client.preprocessing.moments import PowerSums
 from faucet_client.preprocessing.normality import FEWEST_VALUES, k_squared
@@ -30,8 +31,6 @@ from faucet_client.preprocessing.spec import Feature
 from faucet_client.preprocessing.statistics import DISTINCT_VALUES, ColumnStatistics
 from faucet_client.preprocessing.summary import BoxCoxTrial, Summary
 from faucet_client.preprocessing.transforms import (
-    EXACT_INTEGER,
-    MAX_VALUES,
     TRANSFORMS,
     Binary,
     BoxCox,

@@ -4,10 +4,15 @@
     module = spec.preprocessor()                      # a torch.nn.Module
     features = module(values, presence)               # float32 [n, spec.width]
 
+Most features are dense: numbers that go into the module, and float32 columns that come out of it.
+CATEGORICAL and HASHED features are ids beside them (`encode.py` makes both of raw columns), but for
+one-hot ones, and the missing flag that a policy adds to an id: those are dense, too, and what goes
+into the module for them is the id as a number.
+
 Invariants: features are in the order of `TRANSFORMS`, then by name, whatever order they were given
-in; that is the order of the module's input and output. Two specs are equal, and have the same
-`key()`, exactly if they make the same outputs of the same inputs: a feature's `why`, `summary` and
-`notes` do not count.
+in; that is the order of the module's input and output, and of the ids. Two specs are equal, and
+have the same `key()`, exactly if they make the same outputs of the same inputs: a feature's `why`,
+`summary` and `notes` do not count.
 Torch is imported by `preprocessor()` alone.
 """
 
@@ -25,12 +30,16 @@ from typing import TYPE_CHECKING, Any
 
 from faucet_client.errors import ColumnError, SpecError
 from faucet_client.preprocessing import document, faucetml
+from faucet_client.preprocessing.policy import NO_POLICY, Policy
 from faucet_client.preprocessing.summary import Summary
 from faucet_client.preprocessing.transforms import (
     TRANSFORMS,
-    Enumeration,
+    Categorical,
+    Hashed,
     Transform,
-    width_of,
+    cardinality_of,
+    gives_ids,
+    outputs_of,
 )
 
 if TYPE_CHECKING:
@@ -50,9 +59,11 @@ class Feature:
         why: The rule that chose the transform, for people.
         summary: What the fit saw.
         notes: What a person should look at, each with what to do.
+        policy: What is done about its values before they are transformed.
 
     Raises:
-        SpecError: the name is no text, or the transform none of the known ones.
+        SpecError: the name is no text, the transform none of the known ones, or the policy none
+            that fits it.
     """
 
     name: str
@@ -60,6 +71,7 @@ class Feature:
     why: str = field(default="", compare=False)
     summary: Summary | None = field(default=None, compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
+    policy: Policy = NO_POLICY
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -69,13 +81,34 @@ class Feature:
                 f"{', '.join(kind.__name__ for kind in TRANSFORMS.values())}, not "
                 f"{str(self.transform)[:80]!r}"
             )
+        if not isinstance(self.policy, Policy):
+            raise SpecError(
+                f'feature "{self.name}": the policy must be a Policy, not {str(self.policy)[:80]!r}'
+            )
+        try:
+            self.policy.check(self.transform)
+        except SpecError as error:
+            raise SpecError(f'feature "{self.name}": {error}') from None
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """The names of its columns in the output: its own, or `name=value` for each of an ENUM."""
-        if isinstance(self.transform, Enumeration):
-            return tuple(f"{self.name}={value}" for value in self.transform.values)
-        return (self.name,)
+        """The names of its columns in the dense output.
+
+        Its own, or `name=value` for each one-hot value, `name.hour_sin` and so on for a time, none
+        for an id; then `name.missing`, where its policy has a flag.
+        """
+        own = tuple(self.name + suffix for suffix in outputs_of(self.transform))
+        return (*own, f"{self.name}.missing") if self.policy.missing_flag else own
+
+    @property
+    def dense(self) -> bool:
+        """Whether it has columns in the dense output."""
+        return bool(self.output_names)
+
+    @property
+    def gives_ids(self) -> bool:
+        """Whether it is delivered as an id a row."""
+        return gives_ids(self.transform)
 
 
 @dataclass(frozen=True)
@@ -85,7 +118,7 @@ class Difference:
     Attributes:
         feature: The feature's name.
         field: "transform" where the type differs or a side lacks the feature, else the number's
-            name, such as "mean".
+            name, such as "mean", or "policy.clip".
         before: In the first spec; None where it lacks the feature.
         after: In the second one.
     """
@@ -96,7 +129,7 @@ class Difference:
     after: Any
 
     def __str__(self) -> str:
-        return f"{self.feature}: {self.field} {self.before!r} -> {self.after!r}"
+        return f"{self.feature}: {self.field} {_short(self.before)} -> {_short(self.after)}"
 
 
 @dataclass(frozen=True)
@@ -125,9 +158,19 @@ class PreprocessingSpec:
     # What it says -------------------------------------------------------------------------------
 
     @property
+    def feature_names(self) -> tuple[str, ...]:
+        """All features, dense and ids: the columns that a table must have."""
+        return tuple(feature.name for feature in self.features)
+
+    @property
+    def dense_features(self) -> tuple[Feature, ...]:
+        """The features that go through the module, in the order of its input and output."""
+        return tuple(feature for feature in self.features if feature.dense)
+
+    @property
     def input_names(self) -> tuple[str, ...]:
         """The columns of the module's input, in order: [F]."""
-        return tuple(feature.name for feature in self.features)
+        return tuple(feature.name for feature in self.dense_features)
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -136,8 +179,27 @@ class PreprocessingSpec:
 
     @property
     def width(self) -> int:
-        """How many columns the output has."""
-        return sum(width_of(feature.transform) for feature in self.features)
+        """How many columns the module's output has; 0 where all features are ids."""
+        return len(self.output_names)
+
+    @property
+    def id_names(self) -> tuple[str, ...]:
+        """The features that are delivered as ids, int64 [n] each, in order."""
+        return tuple(feature.name for feature in self.features if feature.gives_ids)
+
+    def cardinality(self, name: str) -> int:
+        """How many ids the feature `name` may have: the rows of its embedding.
+
+        Raises:
+            ColumnError: there is no such feature, or it is not delivered as ids.
+        """
+        transform = self.feature(name).transform
+        if not (gives_ids(transform) and isinstance(transform, Categorical | Hashed)):
+            raise ColumnError(
+                f'feature "{name}" is {transform.type}, and is not delivered as ids: those are '
+                f"{_listing(self.id_names)}"
+            )
+        return cardinality_of(transform)
 
     def feature(self, name: str) -> Feature:
         """The feature of that name.
@@ -149,7 +211,7 @@ class PreprocessingSpec:
         return next(feature for feature in self.features if feature.name == name)
 
     def outputs_of(self, name: str) -> range:
-        """Which columns of the output are of the feature `name`.
+        """Which columns of the module's output are of the feature `name`; none of a mere id.
 
         Raises:
             ColumnError: there is no such feature.
@@ -157,7 +219,7 @@ class PreprocessingSpec:
         self._check_known([name])
         start = 0
         for feature in self.features:
-            width = width_of(feature.transform)
+            width = len(feature.output_names)
             if feature.name == name:
                 return range(start, start + width)
             start += width
@@ -169,18 +231,20 @@ class PreprocessingSpec:
 
     def diff(self, other: PreprocessingSpec) -> tuple[Difference, ...]:
         """What differs in `other`, by feature, in the order of names; empty if they are equal."""
-        mine = {feature.name: feature.transform for feature in self.features}
-        theirs = {feature.name: feature.transform for feature in other.features}
+        mine = {feature.name: feature for feature in self.features}
+        theirs = {feature.name: feature for feature in other.features}
         found: list[Difference] = []
         for name in sorted(mine.keys() | theirs.keys()):
-            before, after = mine.get(name), theirs.get(name)
-            if before is None or after is None or before.type != after.type:
+            one, another = mine.get(name), theirs.get(name)
+            if one is None or another is None:
+                before, after = (each and each.transform for each in (one, another))
                 found.append(Difference(name, "transform", before, after))
                 continue
-            for each in fields(before):
-                old, new = getattr(before, each.name), getattr(after, each.name)
-                if old != new:
-                    found.append(Difference(name, each.name, old, new))
+            if one.transform.type == another.transform.type:
+                found += _differences(name, "", one.transform, another.transform)
+            else:
+                found.append(Difference(name, "transform", one.transform, another.transform))
+            found += _differences(name, "policy.", one.policy, another.policy)
         return tuple(found)
 
     # Others made of it --------------------------------------------------------------------------
@@ -196,22 +260,29 @@ class PreprocessingSpec:
         self._check_known(names)
         return PreprocessingSpec(tuple(f for f in self.features if f.name not in names))
 
-    def override(self, transforms: Mapping[str, Transform]) -> PreprocessingSpec:
-        """The same with other transforms for some features, which keep their summaries.
+    def override(
+        self,
+        transforms: Mapping[str, Transform] | None = None,
+        *,
+        policies: Mapping[str, Policy] | None = None,
+    ) -> PreprocessingSpec:
+        """The same with other transforms or policies for some features, which keep their summaries.
 
         Raises:
             ColumnError: there is no feature of one of the names.
-            SpecError: what was given is no transform.
+            SpecError: what was given is no transform or no policy, or a policy does not fit.
         """
-        self._check_known(transforms)
-        return PreprocessingSpec(
-            tuple(
-                replace(f, transform=transforms[f.name], why="overridden", notes=())
-                if f.name in transforms
-                else f
-                for f in self.features
-            )
-        )
+        transforms, policies = transforms or {}, policies or {}
+        self._check_known([*transforms, *policies])
+        changed = []
+        for feature in self.features:
+            changes: dict[str, Any] = {}
+            if feature.name in transforms:
+                changes = {"transform": transforms[feature.name], "why": "overridden", "notes": ()}
+            if feature.name in policies:
+                changes["policy"] = policies[feature.name]
+            changed.append(replace(feature, **changes))
+        return PreprocessingSpec(changed)
 
     def check_inputs(self, names: Iterable[str]) -> None:
         """Refuses a table that lacks a feature.
@@ -220,7 +291,8 @@ class PreprocessingSpec:
             ColumnError: naming the features that are missing, and what is there.
         """
         there = _names(names)
-        missing = [name for name in self.input_names if name not in there]
+        known = set(there)
+        missing = [name for name in self.feature_names if name not in known]
         if missing:
             raise ColumnError(
                 f"the preprocessing spec is for other columns: {_listing(missing)} "
@@ -301,7 +373,13 @@ class PreprocessingSpec:
         return cls(tuple(Feature(*faucetml.read(name, specs[name])) for name in _mapping(specs)))
 
     def to_faucetml(self) -> dict[str, dict[str, Any]]:
-        """By feature, a dict as the 2020 package's `NormalizationParameters`."""
+        """By feature, a dict as the 2020 package's `NormalizationParameters`.
+
+        Raises:
+            SpecError: a feature has a transform or a policy that the package did not know.
+        """
+        for feature in self.features:
+            faucetml.check(feature.name, feature.transform, feature.policy)
         return {f.name: faucetml.write(f.transform, f.summary) for f in self.features}
 
     def _plain(self, *, notes: bool) -> dict[str, Any]:
@@ -311,6 +389,8 @@ class PreprocessingSpec:
                 "name": feature.name,
                 "transform": document.transform(feature.transform),
             }
+            if feature.policy != NO_POLICY:
+                entry["policy"] = document.policy(feature.policy)
             if notes and feature.why:
                 entry["why"] = feature.why
             if notes and feature.summary is not None:
@@ -321,7 +401,7 @@ class PreprocessingSpec:
         return {"format": document.FORMAT, "version": document.VERSION, "features": entries}
 
     def _check_known(self, names: Iterable[str]) -> None:
-        known = self.input_names
+        known = self.feature_names
         for name in _names(names):
             if name not in known:
                 near = difflib.get_close_matches(name, known)
@@ -380,6 +460,22 @@ def _check_once(noun: str, names: Iterable[str]) -> None:
             f"the {noun} of a preprocessing spec must have names of their own, but "
             f"{_listing(repeated)} is there more than once: rename or exclude one"
         )
+
+
+def _differences(
+    name: str, prefix: str, before: Transform | Policy, after: Transform | Policy
+) -> list[Difference]:
+    found = []
+    for each in fields(before):
+        old, new = getattr(before, each.name), getattr(after, each.name)
+        if old != new:
+            found.append(Difference(name, prefix + each.name, old, new))
+    return found
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def _listing(names: Iterable[str], shown: int = 30) -> str:

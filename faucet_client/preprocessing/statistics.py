@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from faucet_client.errors import ColumnError, SpecError
+from faucet_client.errors import SpecError
+from faucet_client.preprocessing.columns import numbers
+from faucet_client.preprocessing.hashing import mixed
 from faucet_client.preprocessing.moments import PowerSums
 
 DISTINCT_VALUES = 4_096
 """How many different values of a column are counted before it has "many"."""
-
-_EXACT_INTEGER = 2.0**53
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,19 +218,6 @@ class ColumnStatistics:
         return len(np.unique(self.sample.values)) if whole_column else None
 
 
-def mixed(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """A bijection of uint64 that scatters near keys: the finalizer of SplitMix64.
-
-    G. L. Steele, D. Lea and C. H. Flood, "Fast splittable pseudorandom number generators", OOPSLA
-    2014, figure 18; the increment before it is the one for a stream's first number.
-    """
-    with np.errstate(over="ignore"):
-        z = keys + np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
-
-
 def _few(limit: int, values: NDArray[np.float64], counts: NDArray[np.int64]) -> Distinct:
     few = len(values) <= limit
     return Distinct(limit, values, counts) if few else Distinct(limit, None, None)
@@ -239,32 +226,6 @@ def _few(limit: int, values: NDArray[np.float64], counts: NDArray[np.int64]) -> 
 def _smallest(limit: int | None, hashes: NDArray[np.uint64], values: NDArray[np.float64]) -> Sample:
     order = np.lexsort((values, hashes))[:limit]
     return Sample(limit, hashes[order], values[order])
-
-
-def numbers(name: str, column: Any) -> tuple[NDArray[np.float64], NDArray[np.bool_], int]:
-    """A column as float64, where it has a value (or NaN), and how many integers were rounded.
-
-    Raises:
-        ColumnError: the column holds no numbers.
-    """
-    masked = np.ma.isMaskedArray(column)
-    raw = np.asarray(column.data if masked else column)
-    if raw.ndim != 1:
-        raise ColumnError(f'column "{name}" must be one number a row, not of shape {raw.shape}')
-    if raw.dtype.kind not in "biuf":
-        raise ColumnError(
-            f'column "{name}" is of dtype {raw.dtype}, and only numbers and booleans can be '
-            "preprocessed: exclude it, or hand it over as it is (passthrough)"
-        )
-    there = np.ones(len(raw), np.bool_) if not masked else ~np.ma.getmaskarray(column)
-    with np.errstate(over="ignore"):
-        values = raw.astype(np.float64)
-    rounded = 0
-    if raw.dtype.kind in "iu" and raw.dtype.itemsize == 8:
-        large = there & (np.abs(values) >= _EXACT_INTEGER)
-        pairs = zip(raw[large].tolist(), values[large].tolist(), strict=True)
-        rounded = sum(exact != nearest for exact, nearest in pairs)  # Python compares exactly
-    return values, there, rounded
 
 
 def _same(a: NDArray[Any] | None, b: NDArray[Any] | None) -> bool:

@@ -8,24 +8,35 @@ and a number that a type gets later has a default that means what there was befo
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, SupportsFloat, SupportsIndex, get_args
+from typing import ClassVar, get_args
 
 from faucet_client.errors import SpecError
+from faucet_client.preprocessing.checks import (
+    EXACT_INTEGER,
+    SMALLEST_STDDEV,
+    check_ascending,
+    finite_number,
+    flag,
+    listed,
+    number,
+    put,
+    shown,
+    stddev,
+    whole,
+)
 
-FLOAT32_MAX = 3.4028234663852886e38
-SMALLEST_STDDEV = 1e-30
-"""Below it, a quotient of ordinary numbers leaves float32."""
 SMALLEST_LAMBDA = 1e-6
 """Below it, a Box-Cox transform is the logarithm: write 0."""
 LARGEST_LAMBDA = 100.0
-EXACT_INTEGER = 2**53
-"""Integers up to this magnitude are exact in float64."""
-MAX_VALUES = 100_000
-"""The most values of an ENUM, and the most boundaries of a QUANTILE."""
+LONGEST_VALUE = 1_024
+"""The most characters of a value of a CATEGORICAL; a longer text counts as not listed."""
+MAX_BUCKETS = 2**31 - 1
+TIMESTAMP_PARTS = ("hour", "weekday", "yearday")
+MISSING_ID = 0
+UNLISTED_ID = 1
+FIRST_ID = 2
+"""The id of a CATEGORICAL's first value."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +67,8 @@ class Continuous:
     stddev: float
 
     def __post_init__(self) -> None:
-        _set(self, "mean", _number(self, "mean"))
-        _set(self, "stddev", _stddev(self))
+        put(self, "mean", number(self, "mean"))
+        put(self, "stddev", stddev(self))
 
 
 @dataclass(frozen=True)
@@ -81,8 +92,8 @@ class BoxCox:
 
     def __post_init__(self) -> None:
         for field in ("exponent", "shift", "mean"):
-            _set(self, field, _number(self, field))
-        _set(self, "stddev", _stddev(self))
+            put(self, field, number(self, field))
+        put(self, "stddev", stddev(self))
         if self.exponent and not SMALLEST_LAMBDA <= abs(self.exponent) <= LARGEST_LAMBDA:
             raise SpecError(
                 f"BOXCOX.exponent must be 0, or of a magnitude from {SMALLEST_LAMBDA:g} to "
@@ -102,8 +113,9 @@ class Enumeration:
     values: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        _set(self, "values", tuple(_whole(self, value) for value in _listed(self, "values", 1)))
-        _check_ascending(self, "values", self.values)
+        values = listed(self, "values", 1)
+        put(self, "values", tuple(_exact(self, value) for value in values))
+        check_ascending(self, "values", self.values)
 
 
 @dataclass(frozen=True)
@@ -119,9 +131,10 @@ class Quantile:
     boundaries: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        listed = _listed(self, "boundaries", 2)
-        _set(self, "boundaries", tuple(_number(self, "boundaries", each) for each in listed))
-        _check_ascending(self, "boundaries", self.boundaries)
+        boundaries = listed(self, "boundaries", 2)
+        where = f"{self.type}.boundaries"
+        put(self, "boundaries", tuple(finite_number(where, each) for each in boundaries))
+        check_ascending(self, "boundaries", self.boundaries)
 
 
 @dataclass(frozen=True)
@@ -139,7 +152,7 @@ class ContinuousAction:
 
     def __post_init__(self) -> None:
         for field in ("low", "high"):
-            _set(self, field, _number(self, field))
+            put(self, field, number(self, field))
         if not self.high - self.low >= SMALLEST_STDDEV:
             raise SpecError(
                 f"CONTINUOUS_ACTION.high must be above low, not {self.high!r} with low "
@@ -154,6 +167,109 @@ class DoNotPreprocess:
     type: ClassVar[str] = "DO_NOT_PREPROCESS"
 
 
+@dataclass(frozen=True)
+class Log1p:
+    """(ln(1 + max(x, 0)) − mean) / stddev: for counts and amounts with a heavy tail.
+
+    Args:
+        mean: Of the logarithms.
+        stddev: Of the logarithms, above 0. Fitting makes it at least 1.
+    """
+
+    type: ClassVar[str] = "LOG1P"
+    mean: float
+    stddev: float
+
+    def __post_init__(self) -> None:
+        put(self, "mean", number(self, "mean"))
+        put(self, "stddev", stddev(self))
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """An id for an embedding: 0 for a missing value, 1 for one that is not listed, 2 + i for
+    values[i].
+
+    Args:
+        values: Texts of at most 1,024 characters, or int64 numbers, each once. Fitting lists them
+            by falling count, those of one count ascending.
+        one_hot: Dense outputs instead of an id, `name=value` for each value, all zeros for a
+            missing value and for one that is not listed.
+    """  # noqa: D205  # one sentence
+
+    type: ClassVar[str] = "CATEGORICAL"
+    values: tuple[str, ...] | tuple[int, ...]
+    one_hot: bool = False
+
+    def __post_init__(self) -> None:
+        one_hot = flag(self, "one_hot")
+        values = listed(self, "values", 1 if one_hot else 0)
+        of_text = bool(values) and isinstance(values[0], str)
+        check = _category_text if of_text else _category_number
+        checked = tuple(check(self, value) for value in values)
+        if len(set(checked)) < len(checked):
+            raise SpecError(f"{self.type}.values must each be there once")
+        put(self, "values", checked)
+
+    @property
+    def of_text(self) -> bool | None:
+        """Whether its values are texts; None where it has none."""
+        return isinstance(self.values[0], str) if self.values else None
+
+
+@dataclass(frozen=True)
+class Hashed:
+    """An id for an embedding: 0 for a missing value, else 1 + hash(value) mod buckets.
+
+    The hash is `hashing.hash_of_text` or `hashing.hash_of_integers`, the same everywhere.
+
+    Args:
+        buckets: From 1 to 2^31 − 1.
+    """
+
+    type: ClassVar[str] = "HASHED"
+    buckets: int
+
+    def __post_init__(self) -> None:
+        remedy = f"from 1 to {MAX_BUCKETS:,}, not {{}}"
+        put(self, "buckets", whole(self, "buckets", self.buckets, 1, MAX_BUCKETS, remedy))
+
+
+@dataclass(frozen=True)
+class Timestamp:
+    """Where a time lies in the day, the week and the year, as angles, and how long ago it is.
+
+    The input is microseconds since 1970-01-01 00:00 UTC, exact in float64 until the year 2255, and
+    to 32 µs until 9999. Each part gives the sine and the cosine of 2π times a fraction: "hour", of
+    the day that has passed; "weekday", its day from Monday, 0, over 7; "yearday", the days of the
+    year before it over the days of that year (Gregorian, also before 1582). Then comes `elapsed`,
+    (seconds since 1970 − mean) / stddev.
+
+    Args:
+        parts: Of "hour", "weekday" and "yearday", each at most once; kept in this order. A date has
+            no hour.
+        mean: In seconds since 1970.
+        stddev: In seconds, above 0. Fitting makes it at least 1.
+    """
+
+    type: ClassVar[str] = "TIMESTAMP"
+    parts: tuple[str, ...]
+    mean: float
+    stddev: float
+
+    def __post_init__(self) -> None:
+        parts = listed(self, "parts", 0)
+        for part in parts:
+            if part not in TIMESTAMP_PARTS or parts.count(part) > 1:
+                raise SpecError(
+                    f"{self.type}.parts must be of {', '.join(TIMESTAMP_PARTS)}, each at most "
+                    f"once, not {shown(part)} in {shown(parts)}"
+                )
+        put(self, "parts", tuple(part for part in TIMESTAMP_PARTS if part in parts))
+        put(self, "mean", number(self, "mean"))
+        put(self, "stddev", stddev(self))
+
+
 Transform = (
     Binary
     | Probability
@@ -163,91 +279,70 @@ Transform = (
     | Quantile
     | ContinuousAction
     | DoNotPreprocess
+    | Log1p
+    | Categorical
+    | Hashed
+    | Timestamp
 )
 
 TRANSFORMS: dict[str, type[Transform]] = {kind.type: kind for kind in get_args(Transform)}
 """Every transform by the name of its type, in the order of the outputs' columns."""
 
 
-def width_of(transform: Transform) -> int:
-    """How many columns of the output a feature with this transform has."""
-    return len(transform.values) if isinstance(transform, Enumeration) else 1
+def outputs_of(transform: Transform) -> tuple[str, ...]:
+    """What follows a feature's name in the names of its columns of the output, one a column.
 
-
-def finite_number(where: str, value: object) -> float:
-    """`value` as a float, `-0.0` as `0.0`.
-
-    Raises:
-        SpecError: it is no number, not finite, or beyond float32; the message begins with `where`.
+    Nothing, once, for most; `=value` for one-hot values; `.part` for times; no column for ids.
     """
-    if isinstance(value, bool) or not isinstance(value, SupportsFloat):
-        raise SpecError(f"{where} must be a number, not {_shown(value)}")
+    match transform:
+        case Enumeration(values) | Categorical(values, True):
+            return tuple(f"={value}" for value in values)
+        case Categorical() | Hashed():
+            return ()
+        case Timestamp(parts):
+            angles = [f".{part}_{function}" for part in parts for function in ("sin", "cos")]
+            return (*angles, ".elapsed")
+        case _:
+            return ("",)
+
+
+def gives_ids(transform: Transform) -> bool:
+    """Whether the feature is delivered as an id a row, for an embedding."""
+    return isinstance(transform, Hashed) or (
+        isinstance(transform, Categorical) and not transform.one_hot
+    )
+
+
+def cardinality_of(transform: Categorical | Hashed) -> int:
+    """How many ids there may be: the rows of an embedding."""
+    if isinstance(transform, Hashed):
+        return transform.buckets + 1
+    return len(transform.values) + FIRST_ID
+
+
+def _exact(owner: Enumeration, value: object) -> int:
+    remedy = (
+        "within ±2^53, not {}: beyond it neighbours are the same float64; read such ids as text, "
+        "declare them CATEGORICAL, or hand them over as they are (passthrough)"
+    )
+    return whole(owner, "values", value, -EXACT_INTEGER, EXACT_INTEGER, remedy)
+
+
+def _category_number(owner: Categorical, value: object) -> int:
+    remedy = "int64, and {} is not"
+    return whole(owner, "values", value, -(2**63), 2**63 - 1, remedy)
+
+
+def _category_text(owner: Categorical, value: object) -> str:
+    if not isinstance(value, str) or len(value) > LONGEST_VALUE:
+        raise SpecError(
+            f"{owner.type}.values must all be texts, of at most {LONGEST_VALUE:,} characters, not "
+            f"{shown(value)}"
+        )
     try:
-        number = float(value)
-    except (OverflowError, TypeError, ValueError):
-        number = math.inf
-    if not abs(number) <= FLOAT32_MAX:
+        value.encode()
+    except UnicodeEncodeError:
         raise SpecError(
-            f"{where} must be a finite number within float32's range, ±3.4e38, not "
-            f"{_shown(value)}: fit the feature anew, or scale or exclude it"
-        )
-    return number + 0.0
-
-
-def _number(transform: Transform, field: str, value: object = None) -> float:
-    value = getattr(transform, field) if value is None else value
-    return finite_number(f"{transform.type}.{field}", value)
-
-
-def _stddev(transform: Continuous | BoxCox) -> float:
-    stddev = _number(transform, "stddev")
-    if stddev < SMALLEST_STDDEV:
-        raise SpecError(
-            f"{transform.type}.stddev must be at least {SMALLEST_STDDEV:g}, not {stddev!r}: "
-            "use 1 for a feature that hardly varies"
-        )
-    return stddev
-
-
-def _whole(transform: Transform, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
-        raise SpecError(f"{transform.type}.values must be whole numbers, not {_shown(value)}")
-    number = value.__index__()
-    if abs(number) > EXACT_INTEGER:
-        raise SpecError(
-            f"{transform.type}.values must be within ±2^53, not {_shown(number)}: beyond it "
-            "neighbours are the same float64; read such ids as text, or as passthrough"
-        )
-    return number
-
-
-def _listed(transform: Transform, field: str, at_least: int) -> tuple[object, ...]:
-    value = getattr(transform, field)
-    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-        raise SpecError(f"{transform.type}.{field} must be a list, not {_shown(value)}")
-    listed = tuple(value)
-    if not at_least <= len(listed) <= MAX_VALUES:
-        raise SpecError(
-            f"{transform.type}.{field} must have from {at_least} to {MAX_VALUES:,} entries, not "
-            f"{len(listed):,}"
-        )
-    return listed
-
-
-def _check_ascending(transform: Transform, field: str, values: tuple[float, ...]) -> None:
-    for before, after in itertools.pairwise(values):
-        if not before < after:
-            raise SpecError(
-                f"{transform.type}.{field} must ascend, each once, but {after!r} follows {before!r}"
-            )
-
-
-def _set(transform: Transform, field: str, value: object) -> None:
-    object.__setattr__(transform, field, value)
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, int) and abs(value) > 10**40:
-        return f"a number of {value.bit_length()} bits"
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+            f"{owner.type}.values must be of valid Unicode, not {shown(value)}"
+        ) from None
+    return str(value)

@@ -31,7 +31,7 @@ from faucet_client.preprocessing import (
     Quantile,
     Transform,
 )
-from faucet_client.preprocessing.module import _BLOCKS
+from faucet_client.preprocessing.blocks import BLOCKS
 
 EVERYTHING = PreprocessingSpec(
     [
@@ -73,7 +73,7 @@ def rows(n: int, seed: int = 0, kind: torch.dtype = torch.float32) -> tuple[Tens
 
 
 def test_the_blocks_are_in_the_order_of_the_transforms() -> None:
-    assert [kind for _, kind in _BLOCKS] == list(TRANSFORMS.values())
+    assert [kind for _, kind in BLOCKS] == list(TRANSFORMS.values())
 
 
 @KINDS

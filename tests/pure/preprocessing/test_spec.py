@@ -20,6 +20,7 @@ from faucet_client.preprocessing import (
     DoNotPreprocess,
     Enumeration,
     Feature,
+    Policy,
     PreprocessingSpec,
     Probability,
     Quantile,
@@ -106,6 +107,10 @@ def test_every_transform_has_its_type_once() -> None:
         "QUANTILE",
         "CONTINUOUS_ACTION",
         "DO_NOT_PREPROCESS",
+        "LOG1P",
+        "CATEGORICAL",
+        "HASHED",
+        "TIMESTAMP",
     ]
 
 
@@ -359,7 +364,7 @@ def test_any_json_in_place_of_features_is_a_spec_or_a_spec_error(value: Any) -> 
 def test_every_field_has_a_reader() -> None:
     from dataclasses import fields
 
-    kinds = [*TRANSFORMS.values(), Summary, BoxCoxTrial]
+    kinds = [*TRANSFORMS.values(), Policy, Summary, BoxCoxTrial]
     used = {str(each.type) for kind in kinds for each in fields(kind)}
     assert used == set(document._READERS)
 
@@ -402,21 +407,32 @@ def test_the_public_names_are_these() -> None:
         "Binary",
         "BoxCox",
         "BoxCoxTrial",
+        "Categorical",
         "ColumnStatistics",
         "Continuous",
         "ContinuousAction",
         "Difference",
         "DoNotPreprocess",
+        "Encoded",
+        "Encoder",
         "Enumeration",
         "Feature",
         "FitOptions",
+        "Hashed",
+        "Log1p",
+        "Policy",
+        "PolicyCounts",
         "PreprocessingSpec",
         "Preprocessor",
         "Probability",
         "Quantile",
         "Summary",
         "TRANSFORMS",
+        "Texts",
+        "Timestamp",
         "Transform",
+        "count",
+        "encode",
         "fit",
         "fit_as_in_2020",
         "merged",

@@ -16,7 +16,7 @@ from faucet_client.preprocessing.likelihood import most_likely
 from faucet_client.preprocessing.minimum import minimum
 from faucet_client.preprocessing.moments import PowerSums
 from faucet_client.preprocessing.normality import k_squared
-from faucet_client.preprocessing.statistics import mixed
+from faucet_client.preprocessing.hashing import mixed
 
 Floats = NDArray[np.float64]
 
@@ -192,8 +192,8 @@ def test_what_a_column_holds_is_counted() -> None:
         (np.array(["a"]), 'column "x" is of dtype <U1, and only numbers'),
         (np.array([None, 1]), 'column "x" is of dtype object'),
         (np.array(["2020-01-01"], "datetime64[D]"), 'column "x" is of dtype datetime64'),
-        (np.ones((2, 2)), r'column "x" must be one number a row, not of shape \(2, 2\)'),
-        (1.0, r'column "x" must be one number a row, not of shape \(\)'),
+        (np.ones((2, 2)), r'column "x" must be one value a row, not of shape \(2, 2\)'),
+        (1.0, r'column "x" must be one value a row, not of shape \(\)'),
     ],
 )
 def test_a_column_without_numbers_is_refused_by_name(column: object, message: str) -> None:

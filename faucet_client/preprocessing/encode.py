@@ -1,0 +1,292 @@
+"""Raw columns as a spec's module and embeddings need them. NumPy alone.
+
+Serving a row by hand, with `row` such as {"age": [31.0], "city": ["Bern"]} and a loaded spec:
+
+    encoded = encode(spec, row)
+    features = spec.preprocessor()(*map(torch.from_numpy, (encoded.values, encoded.presence)))
+    ids = {name: torch.from_numpy(of_rows) for name, of_rows in encoded.ids.items()}
+
+Keep the module, and an `Encoder` instead of `encode`, where more than one row is served.
+
+Invariants: a row's encoding depends on that row alone; nothing but what is missing is 0 among the
+ids; `presence` is false exactly for null and NaN, so that infinite values can still be counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faucet_client.errors import ColumnError
+from faucet_client.preprocessing.columns import (
+    Kind,
+    integers,
+    kind_of,
+    microseconds,
+    numbers,
+    texts,
+)
+from faucet_client.preprocessing.hashing import hashes_of_integers, hashes_of_texts
+from faucet_client.preprocessing.spec import Feature, PreprocessingSpec
+from faucet_client.preprocessing.transforms import (
+    FIRST_ID,
+    MISSING_ID,
+    UNLISTED_ID,
+    Categorical,
+    Hashed,
+    Timestamp,
+)
+
+Ids: TypeAlias = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Rows, encoded.
+
+    Attributes:
+        values: float64 [n, F], the module's input, a column for each of `spec.input_names`; of
+            times microseconds since 1970, of categories their ids. Columns are contiguous.
+        presence: bool [n, F], false for null and NaN.
+        ids: int64 [n] for each of `spec.id_names`, in that order.
+    """
+
+    values: NDArray[np.float64]
+    presence: NDArray[np.bool_]
+    ids: dict[str, Ids]
+
+
+@dataclass(frozen=True)
+class PolicyCounts:
+    """To how many rows of a feature something was done, or of which something is to be known.
+
+    Attributes:
+        missing: Null or NaN.
+        infinite: Infinite, and so missing, too.
+        imputed: Missing or infinite, and replaced.
+        clipped: Outside the bounds, and moved to the nearest.
+        unseen: With a category that the spec does not list.
+    """
+
+    missing: int = 0
+    infinite: int = 0
+    imputed: int = 0
+    clipped: int = 0
+    unseen: int = 0
+
+    def __add__(self, other: PolicyCounts) -> PolicyCounts:
+        return PolicyCounts(
+            self.missing + other.missing,
+            self.infinite + other.infinite,
+            self.imputed + other.imputed,
+            self.clipped + other.clipped,
+            self.unseen + other.unseen,
+        )
+
+
+class Encoder:
+    """Encodes rows for a spec, as often as wanted; it keeps what looking categories up takes.
+
+    Safe for threads: it changes nothing after it is made.
+
+    Args:
+        spec: What the rows are for.
+    """
+
+    def __init__(self, spec: PreprocessingSpec) -> None:
+        self.spec = spec
+        self._lookups: dict[str, _Lookup] = {
+            feature.name: _Lookup(feature.name, feature.transform)
+            for feature in spec.features
+            if isinstance(feature.transform, Categorical | Hashed)
+        }
+
+    def encode(self, columns: Mapping[str, Any]) -> Encoded:
+        """The rows of these columns.
+
+        Args:
+            columns: By name, at least those of `spec.feature_names`, as in `columns.py`.
+
+        Raises:
+            ColumnError: a column is missing, is not of what its feature needs, or they have
+                different numbers of rows.
+        """
+        self.spec.check_inputs(columns)
+        found = {f.name: self._column(f, columns[f.name]) for f in self.spec.features}
+        rows = check_rows({name: len(values) for name, (values, _) in found.items()})
+        dense = self.spec.input_names
+        # Column by column, since the module is fastest with contiguous columns.
+        values = np.empty((len(dense), rows), np.float64)
+        presence = np.empty((len(dense), rows), np.bool_)
+        for number, name in enumerate(dense):
+            values[number], presence[number] = found[name]
+        ids = {name: found[name][0].astype(np.int64, copy=False) for name in self.spec.id_names}
+        return Encoded(values.T, presence.T, ids)
+
+    def count(self, encoded: Encoded | Mapping[str, Any]) -> dict[str, PolicyCounts]:
+        """What was done to how many rows, by feature; see `count`."""
+        encoded = encoded if isinstance(encoded, Encoded) else self.encode(encoded)
+        places = {name: number for number, name in enumerate(self.spec.input_names)}
+        counts = {}
+        for feature in self.spec.features:
+            if feature.gives_ids:
+                counts[feature.name] = _of_ids(feature, encoded.ids[feature.name])
+            elif isinstance(feature.transform, Categorical):
+                ids = encoded.values[:, places[feature.name]]
+                counts[feature.name] = _of_ids(feature, ids)
+            else:
+                place = places[feature.name]
+                of_feature = encoded.values[:, place], encoded.presence[:, place]
+                counts[feature.name] = _of_numbers(feature, *of_feature)
+        return counts
+
+    def _column(
+        self, feature: Feature, column: Any
+    ) -> tuple[Ids | NDArray[np.float64], NDArray[np.bool_]]:
+        lookup = self._lookups.get(feature.name)
+        if lookup is not None:
+            ids = lookup.ids(column)
+            return ids, ids != MISSING_ID
+        kind = kind_of(feature.name, column)
+        if isinstance(feature.transform, Timestamp):
+            if kind == "text":
+                raise _mismatch(feature, kind, "times")
+            times, there = microseconds(feature.name, column)
+            return times, there
+        if kind != "numbers":
+            raise _mismatch(feature, kind, "numbers")
+        values, there, _ = numbers(feature.name, column)
+        return values, there & ~np.isnan(values)
+
+
+def encode(spec: PreprocessingSpec, columns: Mapping[str, Any]) -> Encoded:
+    """The rows of these columns, as the module and the embeddings need them.
+
+    Args:
+        spec: What the rows are for.
+        columns: By name, at least those of `spec.feature_names`, as in `columns.py`.
+
+    Raises:
+        ColumnError: a column is missing, is not of what its feature needs, or they have different
+            numbers of rows.
+    """
+    return Encoder(spec).encode(columns)
+
+
+def count(spec: PreprocessingSpec, encoded: Encoded | Mapping[str, Any]) -> dict[str, PolicyCounts]:
+    """What was done to how many rows, by feature.
+
+    Args:
+        spec: The spec by which they were encoded.
+        encoded: Rows that `encode` made, or the raw columns.
+
+    Raises:
+        ColumnError: as of `encode`.
+    """
+    return Encoder(spec).count(encoded)
+
+
+def check_rows(rows: Mapping[str, int]) -> int:
+    """How many rows all columns have; 0 if there is none.
+
+    Raises:
+        ColumnError: they have different numbers.
+    """
+    if len(set(rows.values())) > 1:
+        least, most = min(rows, key=rows.__getitem__), max(rows, key=rows.__getitem__)
+        raise ColumnError(
+            f'column "{least}" has {rows[least]:,} rows and "{most}" has {rows[most]:,}: columns '
+            "of one table have a value, or null, for each row"
+        )
+    return next(iter(rows.values()), 0)
+
+
+class _Lookup:
+    """From a category's values to ids."""
+
+    def __init__(self, name: str, transform: Categorical | Hashed) -> None:
+        self._name = name
+        self._transform = transform
+        self._of_text: dict[str, int] = {}
+        self._sorted = np.zeros(0, np.int64)
+        self._ids = np.zeros(0, np.int64)
+        if not isinstance(transform, Categorical):
+            return
+        if transform.of_text:
+            self._of_text = {str(x): FIRST_ID + i for i, x in enumerate(transform.values)}
+        else:
+            values = np.array(transform.values, np.int64)
+            order = np.argsort(values)
+            self._sorted, self._ids = values[order], order + FIRST_ID
+
+    def ids(self, column: Any) -> Ids:
+        """The id of each row: int64 [n]."""
+        kind = kind_of(self._name, column)
+        if kind not in ("text", "numbers"):
+            raise self._mismatch(kind)
+        return self._ids_of_text(column) if kind == "text" else self._ids_of_numbers(column)
+
+    def _ids_of_text(self, column: Any) -> Ids:
+        transform, found = self._transform, texts(self._name, column)
+        if isinstance(transform, Hashed):
+            buckets = hashes_of_texts(found.values) % np.uint64(transform.buckets)
+            of_values = buckets.astype(np.int64) + 1
+        elif transform.of_text is False and found.values:
+            raise self._mismatch("text")
+        else:
+            listed = (self._of_text.get(value, UNLISTED_ID) for value in found.values)
+            of_values = np.fromiter(listed, np.int64, len(found.values))
+        return found.spread(of_values, MISSING_ID)
+
+    def _ids_of_numbers(self, column: Any) -> Ids:
+        transform = self._transform
+        values, there = integers(self._name, column)
+        if isinstance(transform, Hashed):
+            ids = (hashes_of_integers(values) % np.uint64(transform.buckets)).astype(np.int64) + 1
+        elif transform.of_text:
+            raise self._mismatch("numbers")
+        elif len(self._sorted):
+            places = np.minimum(np.searchsorted(self._sorted, values), len(self._sorted) - 1)
+            ids = np.where(self._sorted[places] == values, self._ids[places], UNLISTED_ID)
+        else:
+            ids = np.full(len(values), UNLISTED_ID, np.int64)
+        return np.where(there, ids, MISSING_ID)
+
+    def _mismatch(self, kind: Kind) -> ColumnError:
+        needs = "text or whole numbers"
+        if isinstance(self._transform, Categorical) and self._transform.of_text is not None:
+            needs = "text" if self._transform.of_text else "whole numbers"
+        return _mismatch(Feature(self._name, self._transform), kind, needs)
+
+
+def _mismatch(feature: Feature, kind: Kind, needs: str) -> ColumnError:
+    return ColumnError(
+        f'column "{feature.name}" holds {kind}, and the spec has {feature.transform.type} for it, '
+        f"which needs {needs}: cast it in the source's query, or fit the spec anew"
+    )
+
+
+def _of_ids(feature: Feature, ids: NDArray[Any]) -> PolicyCounts:
+    unseen = 0 if isinstance(feature.transform, Hashed) else int((ids == UNLISTED_ID).sum())
+    return PolicyCounts(missing=int((ids == MISSING_ID).sum()), unseen=unseen)
+
+
+def _of_numbers(
+    feature: Feature, values: NDArray[np.float64], there: NDArray[np.bool_]
+) -> PolicyCounts:
+    infinite = there & np.isinf(values)
+    missing, lost = int((~there).sum()), int(infinite.sum())
+    clipped = 0
+    if feature.policy.clip is not None:
+        low, high = feature.policy.clip
+        clipped = int((there & ~infinite & ((values < low) | (values > high))).sum())
+    return PolicyCounts(
+        missing=missing,
+        infinite=lost,
+        imputed=0 if feature.policy.impute is None else missing + lost,
+        clipped=clipped,
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from benchmarks import feeding, reading
+from benchmarks import feeding, preparing, reading
 
 
 @click.group(invoke_without_command=True)
@@ -15,6 +15,8 @@ def main(context: click.Context) -> None:
         context.invoke(feed)
         click.echo()
         context.invoke(bigquery)
+        click.echo()
+        context.invoke(prepare)
 
 
 @main.command()
@@ -32,6 +34,14 @@ def feed(rows: int, repeats: int, batch_size: int) -> None:
 def bigquery(rows: int, repeats: int) -> None:
     """BigQuery's messages made into sealed segments, against only decoding them."""
     reading.run(rows, repeats)
+
+
+@main.command()
+@click.option("--rows", default=500_000, show_default=True, help="Rows of a chunk.")
+@click.option("--repeats", default=7, show_default=True, help="Chunks of each kind.")
+def prepare(rows: int, repeats: int) -> None:
+    """Rows preprocessed and permuted on one thread, against the machine's memory."""
+    preparing.run(rows, repeats)
 
 
 if __name__ == "__main__":

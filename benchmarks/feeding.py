@@ -100,7 +100,9 @@ def run(rows: int, repeats: int, batch_size: int) -> None:
         write_table(path, rows)
         with LocalDaemon([folder], memory_budget="2GiB") as daemon:
             names = [f"f{n}" for n in range(FEATURES)]
-            spec = DatasetSpec(ParquetSource(str(path)), features=names, labels=["y"])
+            spec = DatasetSpec(
+                ParquetSource(str(path)), features=names, labels=["y"], preprocessing="none"
+            )
             dataset = daemon.client().open(spec)
             local = torch.rand(rows, FEATURES), torch.rand(rows, 1)
             click.echo(

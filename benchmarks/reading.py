@@ -82,6 +82,7 @@ def prepare(client: FaucetClient, worker: psutil.Process, columns: list[str]) ->
             labels=["y"],
             hash_column="key",
             eval_percent=10,
+            preprocessing="none",
         )
     )
     used = worker.cpu_times()

@@ -133,7 +133,10 @@ class Batch:
 
     @property
     def features(self) -> torch.Tensor:
-        """float32 [n, F], in the order of `dataset.info.features`; null is NaN."""
+        """float32 [n, F], in the order of `dataset.info.outputs`.
+
+        A null is NaN where features are taken as they are, and never where they are preprocessed.
+        """
         return self._block.features()[self._index]
 
     @property
@@ -147,6 +150,19 @@ class Batch:
         first, stop = self._block.rows(self._index)
         whole = self._block.columns.weights
         return None if whole is None else whole[first:stop]
+
+    @property
+    def ids(self) -> Mapping[str, torch.Tensor]:
+        """int64 [n] each, by categorical feature: rows of an embedding.
+
+        0 is a missing value; see `dataset.preprocessing` for the rest, and its `cardinality(name)`
+        for how many there are.
+        """
+        columns = self._block.columns
+        first, stop = self._block.rows(self._index)
+        return ColumnViews(
+            "batch.ids", tuple(columns.ids), lambda name: columns.ids[name][first:stop]
+        )
 
     @property
     def passthrough(self) -> Mapping[str, torch.Tensor | NDArray[np.object_]]:

@@ -31,15 +31,19 @@ from google.protobuf.message import DecodeError
 from faucet_client._version import PROTOCOL_VERSION, __version__
 from faucet_client.address import Address, why_unreachable
 from faucet_client.errors import (
+    ColumnError,
     DaemonError,
     DaemonLost,
     DaemonUnreachable,
     FaucetError,
     IteratorError,
+    SpecError,
     from_code,
 )
 from faucet_client.forks import GRPC
 from faucet_client.layout import ColumnLayout, Role, SegmentLayout
+from faucet_client.preprocessing.options import options_to_json
+from faucet_client.preprocessing.spec import PreprocessingSpec
 from faucet_client.spec import (
     SPLITS,
     BigQuerySource,
@@ -61,6 +65,7 @@ from faucet_client.status import (
 CONNECT_TIMEOUT_S = 5
 REPLY_TIMEOUT_S = 30
 CALL_TIMEOUT_S = 10.0
+MAX_SPEC_NBYTES = 7 << 20  # the daemon takes messages of 8 MiB
 OPEN_TIMEOUT_S = 3_600.0
 
 _Message = TypeVar("_Message")
@@ -84,7 +89,7 @@ class DatasetInfo:
     Attributes:
         key: Hash of all that decides its bytes, hexadecimal.
         rows: Rows of each split, exact.
-        features: Names of the columns of `batch.features`, in order.
+        features: Names of the features, in the order of the DatasetSpec.
         labels: Names of the labels.
         passthrough: Names of the passthrough columns.
         weighted: Whether batches have weights.
@@ -94,6 +99,7 @@ class DatasetInfo:
         principal: Whose rights the rows are read with; empty for files.
         query_bytes_billed: Bytes that opening was billed for by a warehouse.
         read_bytes_estimated: Bytes that a pass over the rows is billed for, by its estimate.
+        preprocessing: What becomes of the features; None where they are taken as they are.
     """
 
     key: str
@@ -107,6 +113,27 @@ class DatasetInfo:
     principal: str = ""
     query_bytes_billed: int = 0
     read_bytes_estimated: int = 0
+    preprocessing: PreprocessingSpec | None = None
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the columns of `batch.features`, in order."""
+        return self.features if self.preprocessing is None else self.preprocessing.output_names
+
+    def outputs_of(self, feature: str) -> range:
+        """Which columns of `batch.features` are of a feature; none of one that gives ids.
+
+        Raises:
+            ColumnError: there is no such feature.
+        """
+        if self.preprocessing is not None:
+            return self.preprocessing.outputs_of(feature)
+        if feature not in self.features:
+            raise ColumnError(
+                f'there is no feature "{feature}"; there are {", ".join(self.features[:30])}'
+            )
+        place = self.features.index(feature)
+        return range(place, place + 1)
 
 
 @dataclass(frozen=True)
@@ -485,7 +512,10 @@ def _spec_to(spec: DatasetSpec) -> spec_pb2.DatasetSpec:
         weight_column=spec.weight_column or "",
         passthrough=spec.passthrough,
         exclude_features=spec.exclude_features,
-        preprocessing=spec.preprocessing,
+        preprocessing=_preprocessing_to(spec),
+        fit_options=options_to_json(spec.fit),
+        fit_on=spec.fit_on,
+        fit_rows=spec.fit_rows,
         chunk_rows=spec.chunk_rows or 0,
         chunking=spec.chunking,
     )
@@ -507,6 +537,18 @@ def _spec_to(spec: DatasetSpec) -> spec_pb2.DatasetSpec:
     return message
 
 
+def _preprocessing_to(spec: DatasetSpec) -> str:
+    if isinstance(spec.preprocessing, str):
+        return spec.preprocessing
+    text = spec.preprocessing.to_json()
+    if len(text.encode()) > MAX_SPEC_NBYTES:
+        raise SpecError(
+            f"the preprocessing spec has {len(text.encode()):,} bytes of JSON, and "
+            f"{MAX_SPEC_NBYTES:,} can be sent: cap its vocabularies, or hash those features"
+        )
+    return text
+
+
 def _info_from(message: faucet_pb2.DatasetInfo) -> DatasetInfo:
     return DatasetInfo(
         key=message.key,
@@ -520,6 +562,9 @@ def _info_from(message: faucet_pb2.DatasetInfo) -> DatasetInfo:
         principal=message.principal,
         query_bytes_billed=message.query_bytes_billed,
         read_bytes_estimated=message.read_bytes_estimated,
+        preprocessing=(
+            PreprocessingSpec.from_json(message.preprocessing) if message.preprocessing else None
+        ),
     )
 
 

@@ -23,6 +23,8 @@ from faucet_client.batches import (
 from faucet_client.channel import DatasetInfo, ProgressListener, ReaderRequest
 from faucet_client.errors import SourceChanged, SpecError
 from faucet_client.feed import PREFETCH_GRANTS
+from faucet_client.preprocessing.module import Preprocessor
+from faucet_client.preprocessing.spec import PreprocessingSpec
 from faucet_client.session import Session
 from faucet_client.spec import SHUFFLES, SPLITS, DatasetSpec, Split, whole_number
 from faucet_client.status import Status
@@ -161,6 +163,29 @@ class Dataset:
         self._session_id = session_id
         self.spec = spec
         self.info = info
+
+    @property
+    def preprocessing(self) -> PreprocessingSpec:
+        """What becomes of the features; `save(path)` writes it for serving.
+
+        Raises:
+            SpecError: nothing does: the dataset was opened with preprocessing="none".
+        """
+        spec = self.info.preprocessing
+        if spec is None:
+            raise SpecError(
+                f"{self.spec.source} was opened without preprocessing, or has no features: open it "
+                'with preprocessing="auto", or with a saved spec'
+            )
+        return spec
+
+    def preprocessor(self) -> Preprocessor:
+        """The torch module that the daemon runs, for serving; see `PreprocessingSpec`.
+
+        Raises:
+            SpecError: there is none; see `preprocessing`.
+        """
+        return self.preprocessing.preprocessor()
 
     def __repr__(self) -> str:
         rows = ", ".join(f"{split}: {count:,}" for split, count in self.info.rows.items())

@@ -17,6 +17,7 @@ class Role(Enum):
     FEATURES = "features"  # float32 [rows, width]; one a segment
     LABEL = "label"  # float32 [rows, 1]
     WEIGHT = "weight"  # float32 [rows]; at most one a segment
+    IDS = "ids"  # int64 [rows], of a categorical feature
     PASSTHROUGH = "passthrough"  # its own dtype, [rows]; or text
 
 

@@ -57,6 +57,7 @@ class Columns:
         features: float32 [rows, F].
         labels: float32 [rows, 1] each.
         weights: float32 [rows], or None.
+        ids: int64 [rows] each, of categorical features.
         passthrough: [rows] each; text as a TextColumn, or an object array where it was copied.
         valid: bool [rows] for labels, weights and passthrough columns with nulls among the rows.
     """
@@ -65,6 +66,7 @@ class Columns:
     features: torch.Tensor
     labels: dict[str, torch.Tensor] = field(default_factory=dict)
     weights: torch.Tensor | None = None
+    ids: dict[str, torch.Tensor] = field(default_factory=dict)
     passthrough: dict[str, torch.Tensor | TextColumn | NDArray[np.object_]] = field(
         default_factory=dict
     )
@@ -115,7 +117,7 @@ def map_segment(fd: int, layout: SegmentLayout, on_dead: Callable[[int, int], No
     names: list[str] = []
     for column in layout.columns:
         _add_column(columns, column, layout.rows, buffer)
-        if column.role is not Role.FEATURES:
+        if column.role not in (Role.FEATURES, Role.IDS):
             names.append(column.name)
     columns.valid_names = tuple(names)
     return columns
@@ -136,6 +138,8 @@ def _add_column(columns: Columns, column: ColumnLayout, rows: int, buffer: Any) 
         columns.features = _tensor(buffer, column.dtype, (rows, column.width), column.offset)
     elif column.role is Role.LABEL:
         columns.labels[column.name] = _tensor(buffer, column.dtype, (rows, 1), column.offset)
+    elif column.role is Role.IDS:
+        columns.ids[column.name] = _tensor(buffer, column.dtype, (rows,), column.offset)
     elif column.role is Role.WEIGHT:
         columns.weights = _tensor(buffer, column.dtype, (rows,), column.offset)
     else:
@@ -167,6 +171,8 @@ def copy_rows(pieces: Sequence[Piece]) -> Columns:
         copied.labels[name] = torch.cat([c.labels[name][a:b] for c, a, b in pieces])
     if first.weights is not None:
         copied.weights = torch.cat([c.weights[a:b] for c, a, b in pieces if c.weights is not None])
+    for name in first.ids:
+        copied.ids[name] = torch.cat([c.ids[name][a:b] for c, a, b in pieces])
     for name, column in first.passthrough.items():
         if isinstance(column, torch.Tensor):
             copied.passthrough[name] = torch.cat([c.tensor(name)[a:b] for c, a, b in pieces])

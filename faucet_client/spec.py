@@ -10,11 +10,13 @@ import datetime as dt
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal, SupportsIndex, TypeVar
 
 from faucet_client.errors import SpecError
+from faucet_client.preprocessing.identify import FitOptions
+from faucet_client.preprocessing.spec import PreprocessingSpec
 
 _Moment = TypeVar("_Moment", dt.date, dt.datetime)
 
@@ -24,6 +26,12 @@ SPLITS: tuple[Split, Split] = ("train", "eval")
 SHUFFLES = ("batches", "none")
 
 CHUNKINGS = ("auto", "arrival", "hash")
+
+PREPROCESSINGS = ("auto", "none")
+
+FIT_ROWS = 1_000_000
+
+FITS_ON = ("auto", "sample", "stream")
 
 
 @dataclass(frozen=True)
@@ -160,7 +168,13 @@ class DatasetSpec:
             which are then called without it, and "*" for all of the table, called by their paths.
         exclude_features: Names to leave out of `features`; where `features` is empty, out of the
             leaves of a STRUCT, or of "*", in `passthrough`.
-        preprocessing: `"none"`: features are cast to float32 and nothing else.
+        preprocessing: What becomes of the features. "auto": a `PreprocessingSpec` is fitted to the
+            train split when the dataset is opened; a saved spec: what it says, and its features
+            must be among `features`; "none": they are cast to float32 and nothing else.
+        fit: How "auto" fits: types to use whatever the rules say, limits, policies.
+        fit_on: Which rows of the train split "auto" looks at. "sample": about `fit_rows`, chosen
+            by a hash; "stream": all; "auto": "sample".
+        fit_rows: The size of the sample.
         chunk_rows: Rows of the table a chunk, the unit of reading and caching. By default it is
             chosen so that a prepared chunk has at most 64 MiB, and a table at least 16 chunks.
         chunking: How a warehouse's rows come to chunks. "arrival": as they come, in one pass,
@@ -182,7 +196,10 @@ class DatasetSpec:
     weight_column: str | None = None
     passthrough: Sequence[str] = ()
     exclude_features: Sequence[str] = ()
-    preprocessing: str = "none"
+    preprocessing: str | PreprocessingSpec = "auto"
+    fit: FitOptions = field(default_factory=FitOptions)
+    fit_on: str = "auto"
+    fit_rows: int = FIT_ROWS
     chunk_rows: int | None = None
     chunking: str = "auto"
 
@@ -232,11 +249,18 @@ class DatasetSpec:
                 f'chunking="{self.chunking}" is for warehouses; files are always cut in the same '
                 'way: leave it "auto"'
             )
-        if self.preprocessing != "none":
+        if not isinstance(self.preprocessing, PreprocessingSpec) and (
+            self.preprocessing not in PREPROCESSINGS
+        ):
             raise SpecError(
-                f'preprocessing={self.preprocessing!r} is not known; this version has only "none"'
+                f'preprocessing must be "auto", "none" or a PreprocessingSpec (for a saved one, '
+                f"PreprocessingSpec.load(path)), not {self.preprocessing!r:.200}"
             )
-
+        if not isinstance(self.fit, FitOptions):
+            raise SpecError(f"fit must be FitOptions, not {self.fit!r:.200}")
+        if self.fit_on not in FITS_ON:
+            raise SpecError(f"fit_on must be one of {', '.join(FITS_ON)}, not {self.fit_on!r}")
+        whole_number("fit_rows", self.fit_rows, 1, 2**40)
         self.split_buckets()
 
     def split_buckets(self) -> SplitBuckets:

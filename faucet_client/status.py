@@ -35,7 +35,7 @@ class WorkerStatus:
 
 @dataclass(frozen=True)
 class ColumnCounts:
-    """Values of a column that the conversion to float32 changed or could not fill.
+    """Values of a column that preparing changed or could not fill.
 
     Counted over the chunks made so far; a chunk made again counts again.
 
@@ -45,6 +45,9 @@ class ColumnCounts:
         rounded: Integers beyond 2^24 that float32 cannot hold exactly.
         overflowed: Finite numbers beyond float32's range, which became infinite.
         not_finite: Values that were NaN or infinite already in the source.
+        imputed: Missing values that were replaced as the preprocessing spec says.
+        clipped: Values outside the spec's range, put at its end.
+        unseen: Values that are none of those that the spec lists.
     """
 
     column: str
@@ -52,6 +55,9 @@ class ColumnCounts:
     rounded: int
     overflowed: int
     not_finite: int
+    imputed: int = 0
+    clipped: int = 0
+    unseen: int = 0
 
 
 @dataclass(frozen=True)

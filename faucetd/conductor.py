@@ -244,6 +244,7 @@ class Conductor:
                 chunk_rows=dataset.opened.chunk_rows,
                 splits=load.splits,
                 reserved_bytes=load.reserved_bytes,
+                preprocessing=dataset.opened.preprocessing,
             ),
         )
 

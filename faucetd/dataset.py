@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+from msgspec.structs import astuple
+
 from faucet_client.spec import SPLITS, BigQuerySource, DatasetSpec, Split
 from faucet_client.status import ColumnCounts, CostStatus, DatasetStatus
 from faucetd.errors import SourceChanged
@@ -185,6 +187,7 @@ class OpenDataset:
             principal="" if facts is None else facts.principal,
             query_bytes_billed=0 if facts is None else facts.query_bytes,
             read_bytes_estimated=0 if facts is None else facts.pass_bytes,
+            preprocessing=opened.preprocessing,
         )
 
     def status(
@@ -214,9 +217,7 @@ class OpenDataset:
             count_rows_read=self.opened.count_rows_read,
             count_bytes_read=self.opened.count_bytes_read,
             counts=tuple(
-                ColumnCounts(
-                    column, counts.nulls, counts.rounded, counts.overflowed, counts.not_finite
-                )
+                ColumnCounts(column, *astuple(counts))
                 for column, counts in sorted(self._counts.items())
             ),
             cost=self._cost(passes_now, settings),
@@ -257,9 +258,4 @@ def _info(chunk: PlannedChunk, nbytes: dict[Split, int]) -> events.ChunkInfo:
 def _add(total: Counts | None, more: Counts) -> Counts:
     if total is None:
         return more
-    return Counts(
-        nulls=total.nulls + more.nulls,
-        rounded=total.rounded + more.rounded,
-        overflowed=total.overflowed + more.overflowed,
-        not_finite=total.not_finite + more.not_finite,
-    )
+    return Counts(*(a + b for a, b in zip(astuple(total), astuple(more), strict=True)))

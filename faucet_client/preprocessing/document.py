@@ -113,7 +113,7 @@ def feature(
     optional = ("policy", "why", "summary", "notes")
     _check_keys(where, plain, required=("name", "transform"), optional=optional)
     try:
-        transform = _transform(plain["transform"])
+        transform = read_transform(plain["transform"])
         why = _text("why", plain.get("why", ""))
         given = plain.get("summary")
         summary = None if given is None else _dataclass("summary", Summary, given)
@@ -152,7 +152,13 @@ def _plain(value: Any) -> dict[str, Any]:
     return plain
 
 
-def _transform(given: object) -> Transform:
+def read_transform(given: object) -> Transform:
+    """The inverse of `transform`.
+
+    Raises:
+        SpecError: it is no transform, or a field is out of range.
+        NotYetAvailable: its type is not known.
+    """
     plain = dict(_object("transform", given))
     kind = plain.pop("type", None)
     if not isinstance(kind, str):

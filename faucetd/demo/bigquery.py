@@ -204,7 +204,7 @@ def cost_lines(table_bytes: int, rows: int) -> list[str]:
 
 
 def _schema(file: Path) -> list[bigquery.SchemaField]:
-    """All columns are integers or booleans, and `features` is a STRUCT of such."""
+    """All columns are integers or text, and `features` is a STRUCT of such."""
     return _fields(pq.read_schema(file))
 
 
@@ -214,6 +214,6 @@ def _fields(columns: Any) -> list[bigquery.SchemaField]:
         if column.type.num_fields:
             fields.append(bigquery.SchemaField(column.name, "RECORD", fields=_fields(column.type)))
         else:
-            kind = "BOOLEAN" if str(column.type) == "bool" else "INTEGER"
+            kind = "STRING" if "string" in str(column.type) else "INTEGER"
             fields.append(bigquery.SchemaField(column.name, kind))
     return fields

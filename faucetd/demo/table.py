@@ -26,18 +26,15 @@ from pyarrow import csv
 TABLE = "flights"
 LATE_MINUTES = 15
 
-_CARRIERS = (
-    *("9E", "AA", "AS", "B6", "DL", "EV", "F9", "FL"),
-    *("HA", "MQ", "OO", "UA", "US", "VX", "WN", "YV"),
-)
-_ORIGINS = ("EWR", "JFK", "LGA")
+TEXTS = ("carrier", "origin", "destination")
+"""The features that are text."""
 
 
 def make_table(database: Path, rows: int | None = None) -> int:
     """Writes the table `flights` into a new DuckDB file, and returns its number of rows.
 
     Its columns are `row_id` (BIGINT, the flight's line in the file, from 0), `features` (a STRUCT
-    of numbers and booleans) and `late` (TINYINT, 0 or 1).
+    of numbers and the texts of `TEXTS`) and `late` (TINYINT, 0 or 1).
 
     Args:
         database: The file.
@@ -63,8 +60,6 @@ def make_table(database: Path, rows: int | None = None) -> int:
 
 def _select(rows: int | None) -> str:
     limit = "" if rows is None else f"LIMIT {rows}"
-    one_hot = [f"carrier_{name}: carrier = '{name}'" for name in _CARRIERS]
-    one_hot += [f"origin_{name}: origin = '{name}'" for name in _ORIGINS]
     return f"""
         CREATE TABLE {TABLE} AS
         SELECT
@@ -79,7 +74,9 @@ def _select(rows: int | None) -> str:
                 plane_age: year - plane_year,
                 plane_seats: seats,
                 departure_delay: dep_delay,
-                {", ".join(one_hot)}
+                carrier: carrier,
+                origin: origin,
+                destination: dest
             }} AS features,
             (arr_delay > {LATE_MINUTES})::TINYINT AS late
         FROM raw_flights

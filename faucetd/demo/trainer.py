@@ -17,39 +17,48 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 
 from faucet_client import (
+    Batch,
     BigQuerySource,
     Dataset,
     DatasetSpec,
     DuckDBSource,
     FaucetClient,
     FaucetError,
+    PreprocessingSpec,
 )
 from faucetd.demo.auc import auc
 from faucetd.demo.progress import Batches, EpochEnd, Event, Failure, write_event
 
 BATCH_SIZE = 512
+EMBEDDING = 8
 SECONDS_BETWEEN_EVENTS = 0.1
 
 
 class Net(nn.Module):
-    """A small network that standardizes its inputs itself and knows which were missing."""
+    """A small network: an embedding for each categorical feature, then two layers.
 
-    def __init__(self, features: int) -> None:
+    Args:
+        spec: What the daemon makes of the features; it tells the sizes.
+    """
+
+    def __init__(self, spec: PreprocessingSpec) -> None:
         super().__init__()
-        self.standardize = nn.BatchNorm1d(features, affine=False)
-        self.layers = nn.Sequential(nn.Linear(2 * features, 64), nn.ReLU(), nn.Linear(64, 1))
+        self.embeddings = nn.ModuleDict(
+            {name: nn.Embedding(spec.cardinality(name), EMBEDDING) for name in spec.id_names}
+        )
+        width = spec.width + EMBEDDING * len(self.embeddings)
+        self.layers = nn.Sequential(nn.Linear(width, 64), nn.ReLU(), nn.Linear(64, 1))
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits, float32 [n, 1], out of features, float32 [n, F] with NaN where one is missing."""
-        missing = features.isnan()
-        known = self.standardize(features.masked_fill(missing, 0.0))
-        logits: torch.Tensor = self.layers(torch.cat([known, missing.float()], dim=1))
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Logits, float32 [n, 1]."""
+        embedded = [embedding(batch.ids[name]) for name, embedding in self.embeddings.items()]
+        logits: torch.Tensor = self.layers(torch.cat([batch.features, *embedded], dim=1))
         return logits
 
 
@@ -59,8 +68,9 @@ def train(
     learning_rate: float,
     epochs: int,
     report: Callable[[Event], None],
+    exclude: Sequence[str] = (),
 ) -> None:
-    """Trains for some epochs, and evaluates after each."""
+    """Trains for some epochs, and evaluates after each; without the features in `exclude`."""
     dataset = FaucetClient().open(
         DatasetSpec(
             source=source,
@@ -68,10 +78,12 @@ def train(
             labels=["late"],
             hash_column="row_id",  # decides which row is of which split
             eval_percent=20,
+            exclude_features=exclude,
+            preprocessing="auto",  # fitted to the train split, once for all jobs
         )
     )
     torch.manual_seed(0)  # every job begins with the same weights
-    net = Net(len(dataset.info.features))
+    net = Net(dataset.preprocessing)
     loss_of = nn.BCEWithLogitsLoss()
     optimizer = torch.optim.Adam(net.parameters(), lr=learning_rate)
 
@@ -81,12 +93,12 @@ def train(
         started = reported = time.monotonic()
         rows = 0
         for batch in epoch:
-            loss = loss_of(net(batch.features), batch.labels["late"])
+            loss = loss_of(net(batch), batch.labels["late"])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
 
-            rows += len(batch.features)
+            rows += len(batch)
             if time.monotonic() - reported > SECONDS_BETWEEN_EVENTS:
                 reported = time.monotonic()
                 report(Batches(epoch.number, batch.batch_num + 1, len(epoch), loss.item()))
@@ -108,7 +120,7 @@ def evaluate(net: Net, dataset: Dataset, job: str) -> float:
     net.eval()
     scores, labels = [], []
     for batch in dataset.batches("eval", batch_size=BATCH_SIZE, shuffle="none", job=job):
-        scores.append(net(batch.features)[:, 0])
+        scores.append(net(batch)[:, 0])
         # A kept batch would keep its chunk in memory, so this keeps a copy of one column.
         labels.append(batch.labels["late"][:, 0].clone())
     return auc(torch.cat(scores), torch.cat(labels))
@@ -123,6 +135,7 @@ def main() -> None:
     parser.add_argument("--job", required=True)
     parser.add_argument("--learning-rate", type=float, required=True)
     parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--exclude", nargs="*", default=[], help="features to leave out")
     arguments = parser.parse_args()
 
     source: BigQuerySource | DuckDBSource
@@ -138,6 +151,7 @@ def main() -> None:
             arguments.learning_rate,
             arguments.epochs,
             write_event,
+            arguments.exclude,
         )
     except FaucetError as error:
         write_event(Failure(str(error)))

@@ -35,6 +35,7 @@ from faucetd.errors import SourceChanged
 from faucetd.prepare.columns import ColumnKey, PreparedColumns
 from faucetd.prepare.counts import ColumnCounts, Tally
 from faucetd.prepare.features import FeatureTransform, RawFeatures
+from faucetd.prepare.fitted import FittedFeatures
 from faucetd.prepare.permutation import ChunkId, permutation
 from faucetd.prepare.values import fill_float32, fill_passthrough, null_mask, own_text
 
@@ -81,7 +82,10 @@ class ChunkPreparer:
     def __init__(self, columns: PreparedColumns, features: FeatureTransform | None = None) -> None:
         self._columns = columns
         self._features: FeatureTransform | None = features
-        if features is None and columns.features:
+        self._fitted: FittedFeatures | None = None
+        if columns.fitted is not None:
+            self._fitted = FittedFeatures(columns.features, columns.fitted)
+        elif features is None and columns.features:
             self._features = RawFeatures(columns.features)
         self._kept = list(columns.kept_columns)
         self._capacity_rows = -1  # nothing is allocated yet, not even for no rows
@@ -156,6 +160,11 @@ class ChunkPreparer:
         self._codes[start:stop] = codes
         if self._features is not None:
             self._features.apply(batch, self._matrix[start:stop], self._tally)
+        if self._fitted is not None:
+            ids = {
+                name: self._staged[Role.IDS, name][start:stop] for name in self._columns.id_names
+            }
+            self._fitted.apply(batch, self._matrix[start:stop], ids, self._tally)
         self._add_numbers(batch, start, stop)
         self._add_passthrough(batch, start, stop, piece)
         for path in self._kept:
@@ -194,7 +203,7 @@ class ChunkPreparer:
         if self._found[split] < self._extent:
             index = torch.from_numpy(np.flatnonzero(codes == code))[index]
         staged = dict(self._staged)
-        if self._features is not None:
+        if self._matrix.shape[1]:
             staged[Role.FEATURES, "features"] = self._matrix
         for key, values in staged.items():
             _gather(values[: self._extent], index, arrays[key])
@@ -273,7 +282,7 @@ class ChunkPreparer:
         }
 
     def _empty_matrix(self, rows: int) -> NDArray[np.float32]:
-        width = 0 if self._features is None else len(self._features.names)
+        width = self._columns.matrix_width if self._features is None else len(self._features.names)
         return np.empty((rows, width), np.float32)
 
     def _changed(self, found: str) -> SourceChanged:

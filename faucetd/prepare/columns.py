@@ -16,6 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from faucet_client.layout import TEXT, Role
+from faucet_client.preprocessing import Categorical, Hashed, Timestamp, Transform
+from faucet_client.preprocessing.spec import PreprocessingSpec
 from faucet_client.spec import DatasetSpec
 from faucetd.errors import ColumnError
 from faucetd.prepare.values import is_number, is_text, storage_dtype
@@ -58,13 +60,18 @@ class SourceColumn:
 
 @dataclass(frozen=True)
 class PreparedColumns:
-    """All columns of a dataset, in the order of its spec."""
+    """All columns of a dataset, in the order of its spec.
+
+    Attributes:
+        fitted: What becomes of the features; None where they are taken as they are, or not fitted.
+    """
 
     features: tuple[SourceColumn, ...]
     labels: tuple[SourceColumn, ...]
     weight: SourceColumn | None
     passthrough: tuple[SourceColumn, ...]
     hash_column: str | None
+    fitted: PreprocessingSpec | None = None
 
     @property
     def source_columns(self) -> tuple[str, ...]:
@@ -88,13 +95,38 @@ class PreparedColumns:
     def fixed_columns(self) -> tuple[OutputColumn, ...]:
         """The columns of fixed width of a chunk, the matrix of features first, if there is one."""
         columns = []
-        if self.features:
-            columns = [OutputColumn(Role.FEATURES, "features", "float32", len(self.features))]
+        if self.matrix_width:
+            columns = [OutputColumn(Role.FEATURES, "features", "float32", self.matrix_width)]
+        columns += [OutputColumn(Role.IDS, name, "int64") for name in self.id_names]
         columns += [OutputColumn(*key, "float32") for key, _ in self.targets()]
         for column in self.passthrough:
             if (dtype := _stored(column)) != TEXT:
                 columns.append(OutputColumn(Role.PASSTHROUGH, column.name, dtype))
         return tuple(columns)
+
+    @property
+    def matrix_width(self) -> int:
+        """Columns of the matrix of features."""
+        return len(self.features) if self.fitted is None else self.fitted.width
+
+    @property
+    def id_names(self) -> tuple[str, ...]:
+        """The features that give ids."""
+        return () if self.fitted is None else self.fitted.id_names
+
+    def with_spec(self, spec: PreprocessingSpec) -> PreparedColumns:
+        """The same, preprocessed. Features that the spec leaves out are not read.
+
+        Raises:
+            ColumnError: the spec has a feature that is not among these, or takes one for what it
+                is not.
+        """
+        spec.check_inputs([feature.name for feature in self.features])
+        transforms = {feature.name: feature.transform for feature in spec.features}
+        kept = tuple(f for f in self.features if f.name in transforms)
+        for column in kept:
+            _check_transform(column, transforms[column.name])
+        return replace(self, features=kept, fitted=spec)
 
     def text_columns(self) -> tuple[ColumnKey, ...]:
         """The text columns of a chunk."""
@@ -139,7 +171,10 @@ def resolve(spec: DatasetSpec, columns: Sequence[tuple[str, pa.DataType]]) -> Pr
                 f"{field} is a STRUCT: name one of {_listing(c.source for c in found)}"
             )
     for feature in features:
-        _check_number("features", feature)
+        if spec.preprocessing == "none":
+            _check_number("features", feature)
+        else:
+            _check_fittable(feature)
     for label in labels:
         _check_number("labels", label)
     for weight in weights:
@@ -247,15 +282,53 @@ def _check_number(field: str, column: SourceColumn) -> None:
         return
     ways = _OTHER_WAYS[field]
     if is_text(column.type):
-        later = " (Encoding text is to come with preprocessing.)" if field == "features" else ""
+        encoded = ' Or encode it, with preprocessing="auto".' if field == "features" else ""
         raise ColumnError(
-            f'{field}: column "{column.source}" is text, and tensors hold numbers. {ways}.{later}'
+            f'{field}: column "{column.source}" is text, and tensors hold numbers. {ways}.{encoded}'
         )
     raise ColumnError(
         f'{field}: column "{column.source}" is of type {_described(column.type)}; only integers, '
         "floating-point numbers, decimals and booleans can serve. "
         f"{ways}{_in_sql(column, as_number=True)}."
     )
+
+
+def _check_fittable(column: SourceColumn) -> None:
+    kind = column.type
+    if is_number(kind) or is_text(kind) or pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        return
+    raise ColumnError(
+        f'features: column "{column.source}" is of type {_described(kind)}; numbers, decimals, '
+        f"booleans, text, timestamps and dates can be preprocessed. {_OTHER_WAYS['features']}"
+        f"{_in_sql(column, as_number=True)}."
+    )
+
+
+def _check_transform(column: SourceColumn, transform: Transform) -> None:
+    """Refuses a spec that was fitted to another type of column than the table has."""
+    kind = column.type
+    found = "numbers"
+    if is_text(kind):
+        found = "text"
+    elif pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        found = "times"
+    match transform:
+        case Categorical(of_text=True):
+            needed = ("text",)
+        case Categorical():
+            needed = ("numbers",) if transform.values else ("numbers", "text")
+        case Hashed():
+            needed = ("numbers", "text")
+        case Timestamp():
+            needed = ("times", "numbers")
+        case _:
+            needed = ("numbers",)
+    if found not in needed:
+        raise ColumnError(
+            f'features: column "{column.source}" is of type {_described(kind)}, and the '
+            f"preprocessing spec has {transform.type} for it, which is of {' or '.join(needed)}: "
+            "fit a spec for this table, or cast the column in the source's query"
+        )
 
 
 def _check_storable(column: SourceColumn, *, may_exclude: bool) -> None:

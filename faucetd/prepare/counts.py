@@ -17,13 +17,20 @@ class ColumnCounts:
         nulls: Had no value: NaN in features, labels and weights.
         rounded: Integers beyond 2^24 that float32 cannot hold exactly.
         overflowed: Finite float64 values beyond float32's largest; they became infinite.
-        not_finite: Were NaN or infinite in the source, and stay so.
+        not_finite: Were NaN or infinite in the source. As they are, they stay so; preprocessed,
+            they count as missing.
+        imputed: Were missing, and were replaced as the spec says.
+        clipped: Were outside the spec's range, and were put at its end.
+        unseen: Are none of the values that a spec lists.
     """
 
     nulls: int = 0
     rounded: int = 0
     overflowed: int = 0
     not_finite: int = 0
+    imputed: int = 0
+    clipped: int = 0
+    unseen: int = 0
 
     def __add__(self, other: ColumnCounts) -> ColumnCounts:
         return ColumnCounts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))

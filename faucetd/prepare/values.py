@@ -52,6 +52,26 @@ def numbers(array: pa.Array[Any]) -> NDArray[Any]:
     return np.frombuffer(memoryview(buffer), dtype, len(array), array.offset * dtype.itemsize)
 
 
+def microseconds_of(array: pa.Array[Any]) -> NDArray[np.int64]:
+    """Timestamps or dates as microseconds since 1970, [rows]; of nulls, whatever there is.
+
+    Those beyond int64 are at its ends.
+    """
+    kind = array.type
+    values = numbers(array).astype(np.int64, copy=False)
+    if pa.types.is_date32(kind):
+        return _scaled(values, _MS_A_DAY * 1_000)
+    if pa.types.is_date64(kind):
+        return _scaled(values, 1_000)
+    unit = cast("pa.TimestampType[Any, Any]", kind).unit
+    return values // 1_000 if unit == "ns" else _scaled(values, _MICROSECONDS.get(unit, 1))
+
+
+def _scaled(values: NDArray[np.int64], factor: int) -> NDArray[np.int64]:
+    limit = _INT64_MAX // factor
+    return values if factor == 1 else np.clip(values, -limit, limit) * factor
+
+
 def null_mask(array: pa.Array[Any]) -> NDArray[np.bool_] | None:
     """Which rows are null, bool [rows]; None if none is."""
     return _bits(array, 0, invert=True).view(np.bool_) if array.null_count else None

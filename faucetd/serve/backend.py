@@ -37,6 +37,7 @@ class DatasetInfo:
     principal: str = ""
     query_bytes_billed: int = 0
     read_bytes_estimated: int = 0
+    preprocessing: str = ""
 
 
 @dataclass(frozen=True)

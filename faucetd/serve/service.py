@@ -31,7 +31,7 @@ from faucetd.serve.sessions import Session, SessionTable
 
 _log = logging.getLogger(__name__)
 
-MAX_REQUEST_BYTES = 1 * 1024 * 1024
+MAX_REQUEST_BYTES = 8 * 1024 * 1024
 MAX_REPLY_BYTES = 16 * 1024 * 1024
 UNARY_DEADLINE_S = 30.0
 OPEN_DEADLINE_S = 3_600.0

@@ -7,6 +7,8 @@ from typing import cast
 from faucet_protos.v1 import faucet_pb2, spec_pb2
 
 from faucet_client.layout import SegmentLayout
+from faucet_client.preprocessing.options import options_from_json
+from faucet_client.preprocessing.spec import PreprocessingSpec
 from faucet_client.spec import (
     SHUFFLES,
     SPLITS,
@@ -78,10 +80,17 @@ def spec_from(message: spec_pb2.DatasetSpec) -> DatasetSpec:
         weight_column=message.weight_column or None,
         passthrough=tuple(message.passthrough),
         exclude_features=tuple(message.exclude_features),
-        preprocessing=message.preprocessing,
+        preprocessing=_preprocessing_from(message.preprocessing),
+        fit=options_from_json(message.fit_options),
+        fit_on=message.fit_on,
+        fit_rows=message.fit_rows,
         chunk_rows=message.chunk_rows or None,
         chunking=message.chunking,
     )
+
+
+def _preprocessing_from(text: str) -> str | PreprocessingSpec:
+    return PreprocessingSpec.from_json(text) if text.lstrip().startswith("{") else text
 
 
 def reader_request_from(message: faucet_pb2.StartReader) -> ReaderRequest:
@@ -144,6 +153,7 @@ def open_event_to(event: OpenProgress | DatasetInfo) -> faucet_pb2.OpenDatasetEv
             principal=event.principal,
             query_bytes_billed=event.query_bytes_billed,
             read_bytes_estimated=event.read_bytes_estimated,
+            preprocessing=event.preprocessing,
         )
     )
 

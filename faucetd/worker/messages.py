@@ -6,13 +6,22 @@ segments travel beside `Loaded`, in the order of its segments.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import msgspec
 
 from faucet_client.layout import SegmentLayout
-from faucet_client.spec import BigQuerySource, DatasetSpec, DuckDBSource, ParquetSource, Split
+from faucet_client.preprocessing.options import options_from_json, options_to_json
+from faucet_client.preprocessing.spec import PreprocessingSpec
+from faucet_client.spec import (
+    PREPROCESSINGS,
+    BigQuerySource,
+    DatasetSpec,
+    DuckDBSource,
+    ParquetSource,
+    Split,
+)
 from faucetd.fetch.bigquery.settings import BigQuerySettings
 from faucetd.fetch.pieces import PlannedChunk
 
@@ -22,13 +31,28 @@ _SOURCES = {"parquet": ParquetSource, "duckdb": DuckDBSource, "bigquery": BigQue
 def describe_spec(spec: DatasetSpec) -> dict[str, Any]:
     """The spec as plain data; also what the dataset's key is made from."""
     kind = next(kind for kind, source in _SOURCES.items() if type(spec.source) is source)
-    return asdict(spec) | {"source": {"kind": kind} | asdict(spec.source)}
+    given = spec.preprocessing
+    return {each.name: getattr(spec, each.name) for each in fields(spec)} | {
+        "source": {"kind": kind} | asdict(spec.source),
+        "preprocessing": given if isinstance(given, str) else given.to_json(),
+        "fit": options_to_json(spec.fit),
+    }
 
 
 def read_spec(described: dict[str, Any]) -> DatasetSpec:
     """The inverse of `describe_spec`."""
     source = dict(described["source"])
-    return DatasetSpec(**described | {"source": _SOURCES[source.pop("kind")](**source)})
+    given = described["preprocessing"]
+    return DatasetSpec(
+        **described
+        | {
+            "source": _SOURCES[source.pop("kind")](**source),
+            "preprocessing": given
+            if given in PREPROCESSINGS
+            else PreprocessingSpec.from_json(given),
+            "fit": options_from_json(described["fit"]),
+        }
+    )
 
 
 class Access(msgspec.Struct, frozen=True):
@@ -75,6 +99,7 @@ class LoadChunk(msgspec.Struct, frozen=True, tag=True):
     chunk_rows: int
     splits: tuple[Split, ...]
     reserved_bytes: int
+    preprocessing: str = ""
 
 
 class Allow(msgspec.Struct, frozen=True, tag=True):
@@ -126,7 +151,8 @@ class Opened(msgspec.Struct, frozen=True, tag=True):
     """A dataset, resolved.
 
     `segment_bytes[split][n]` is what the segment of chunk n needs, an upper bound but for text.
-    Where chunks are open, `totals` has each split as a whole.
+    Where chunks are open, `totals` has each split as a whole. `preprocessing` is the JSON of the
+    fitted spec, "" where features are taken as they are.
     """
 
     key: str
@@ -143,6 +169,7 @@ class Opened(msgspec.Struct, frozen=True, tag=True):
     count_bytes_read: int
     totals: dict[Split, SplitTotal] = {}
     warehouse: WarehouseFacts | None = None
+    preprocessing: str = ""
 
 
 class SnapshotIs(msgspec.Struct, frozen=True, tag=True):
@@ -158,12 +185,15 @@ class ExtraBytes(msgspec.Struct, frozen=True, tag=True):
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """What the conversion to float32 met in one column of one chunk."""
+    """What preparing met in one column of one chunk; see faucetd/prepare/counts.py."""
 
     nulls: int = 0
     rounded: int = 0
     overflowed: int = 0
     not_finite: int = 0
+    imputed: int = 0
+    clipped: int = 0
+    unseen: int = 0
 
 
 class FoundChunk(msgspec.Struct, frozen=True):

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from faucet_client.preprocessing.spec import PreprocessingSpec
 from faucet_client.spec import SPLITS, BigQuerySource, DatasetSpec, Split
 from faucetd.errors import SourceEmpty
 from faucetd.fetch.bigquery import sql
@@ -26,6 +27,7 @@ from faucetd.fetch.split import Splitter
 from faucetd.prepare.columns import PreparedColumns, resolve
 from faucetd.publish.arrow_file import FixedColumn
 from faucetd.publish.segment import estimate_nbytes
+from faucetd.worker.fitting import Fitting
 from faucetd.worker.messages import (
     LoadChunk,
     Open,
@@ -38,6 +40,11 @@ from faucetd.worker.messages import (
 
 PREPARE_VERSION = 1
 """Part of every dataset's key: raised when the same rows would become other bytes."""
+
+FITTING = ("preprocessing", "fit", "fit_on", "fit_rows")
+"""Fields of a spec that say how features are fitted: what came of it is in the fitted spec."""
+
+FITTING_STAGE = "fitting the preprocessing"
 
 PROGRESS_INTERVAL_S = 0.1
 
@@ -76,7 +83,7 @@ def open_to_load(task: LoadChunk) -> tuple[Source, PreparedColumns, Splitter | N
         from faucetd.worker import warehouse
 
         table, has_buckets = warehouse.table_of(task)
-        columns = _resolve(spec, table)
+        columns = _with_fitted(task, _resolve(spec, table))
         return table, columns, _splitter(spec, table, columns, has_buckets=has_buckets)
     source = open_files(
         spec.source,
@@ -84,7 +91,7 @@ def open_to_load(task: LoadChunk) -> tuple[Source, PreparedColumns, Splitter | N
         allowed_roots=task.access.allowed_roots,
         snapshot=task.snapshot,
     )
-    columns = _resolve(spec, source)
+    columns = _with_fitted(task, _resolve(spec, source))
     return source, columns, _splitter(spec, source, columns)
 
 
@@ -130,17 +137,28 @@ def _open_files(task: Open, spec: DatasetSpec, tell: Tell) -> Opened:
         total_rows = sum(stream.rows for stream in source.streams())
         if total_rows == 0:
             raise SourceEmpty(f"{spec.source} has no rows")
+        fitting = Fitting(task, spec, columns)
+        if fitting.needed:
+            buckets = spec.split_buckets()
+            fitting.fit(
+                source,
+                splitter,
+                source.snapshot,
+                round(total_rows * buckets.train_end / buckets.buckets),
+                progress_of(tell, FITTING_STAGE, total_rows),
+            )
+        columns = fitting.columns
         chunk_rows = choose_chunk_rows(total_rows, columns.row_nbytes, spec.chunk_rows)
         cuts = cut(source.streams(), chunk_rows)
-        counted = count(source, cuts, splitter, _progress(tell, total_rows))
+        counted = count(source, cuts, splitter, progress_of(tell, "counting rows", total_rows))
         return opened(
             task,
             columns,
             snapshot=source.snapshot,
             chunk_rows=chunk_rows,
             chunks=counted.chunks,
-            count_rows_read=counted.rows_read,
-            count_bytes_read=counted.bytes_read,
+            count_rows_read=counted.rows_read + fitting.rows_read,
+            count_bytes_read=counted.bytes_read + fitting.bytes_read,
         )
 
 
@@ -158,7 +176,7 @@ def opened(
 ) -> Opened:
     """The reply to `Open`."""
     return Opened(
-        key=_dataset_key(task, snapshot, chunk_rows),
+        key=_dataset_key(task, columns.fitted, snapshot, chunk_rows),
         snapshot=snapshot,
         chunk_rows=chunk_rows,
         features=tuple(column.name for column in columns.features),
@@ -175,7 +193,14 @@ def opened(
         count_bytes_read=count_bytes_read,
         totals=totals or {},
         warehouse=warehouse,
+        preprocessing="" if columns.fitted is None else columns.fitted.to_json(),
     )
+
+
+def _with_fitted(task: LoadChunk, columns: PreparedColumns) -> PreparedColumns:
+    if not task.preprocessing:
+        return columns
+    return columns.with_spec(PreprocessingSpec.from_json(task.preprocessing))
 
 
 def _resolve(spec: DatasetSpec, source: Source) -> PreparedColumns:
@@ -193,7 +218,8 @@ def _splitter(
     return Splitter(column, spec.split_buckets(), holds_buckets=has_buckets)
 
 
-def _progress(tell: Tell, total_rows: int) -> Callable[[int], None]:
+def progress_of(tell: Tell, stage: str, total_rows: int) -> Callable[[int], None]:
+    """Tells how many rows are done, now and then."""
     last = time.monotonic()
 
     def counted(rows: int) -> None:
@@ -201,17 +227,21 @@ def _progress(tell: Tell, total_rows: int) -> Callable[[int], None]:
         now = time.monotonic()
         if now - last >= PROGRESS_INTERVAL_S:
             last = now
-            tell(Progress("counting rows", rows, total_rows))
+            tell(Progress(stage, rows, total_rows))
 
     return counted
 
 
-def _dataset_key(task: Open, snapshot: str, chunk_rows: int) -> str:
+def _dataset_key(
+    task: Open, fitted: PreprocessingSpec | None, snapshot: str, chunk_rows: int
+) -> str:
     """Hash of all that decides the bytes of the dataset's segments, and of who may read them."""
     # Which moment was asked for is all in the snapshot that came of it.
     source = {name: value for name, value in task.spec["source"].items() if name != "snapshot"}
     decides = {
-        "spec": task.spec | {"source": source, "chunk_rows": chunk_rows},
+        "spec": {name: value for name, value in task.spec.items() if name not in FITTING}
+        | {"source": source, "chunk_rows": chunk_rows},
+        "preprocessing": "none" if fitted is None else fitted.key(),
         "snapshot": snapshot,
         "principal": task.uid,
         "prepare_version": PREPARE_VERSION,

@@ -10,9 +10,18 @@ from faucetd.fetch.bigquery.opening import Look, Needs, Reading, begin
 from faucetd.fetch.bigquery.table import BigQueryTable, read_ticket
 from faucetd.fetch.pieces import PlannedChunk
 from faucetd.fetch.plan import choose_chunk_rows, open_lanes
+from faucetd.fetch.split import Splitter
 from faucetd.prepare.columns import PreparedColumns, resolve
+from faucetd.worker.fitting import Fitting
 from faucetd.worker.messages import LoadChunk, Open, Opened, Progress, SplitTotal, WarehouseFacts
-from faucetd.worker.opening import Tell, guess_chunk, opened, segment_bytes
+from faucetd.worker.opening import (
+    FITTING_STAGE,
+    Tell,
+    guess_chunk,
+    opened,
+    progress_of,
+    segment_bytes,
+)
 
 STREAMS_A_WORKER = 4
 """Streams that a chunk is interleaved from, where the settings do not say."""
@@ -38,21 +47,32 @@ def open_bigquery(task: Open, spec: DatasetSpec, source: BigQuerySource, tell: T
         tell(Progress("looking at the table", 0, 0))
         look = Look(connection, settings, source)
         columns = resolve(spec, [(column.name, column.type) for column in look.columns])
+        fitting = Fitting(task, spec, columns)
+
+        def fit(
+            table: BigQueryTable, splitter: Splitter | None, snapshot: str, train_rows: int
+        ) -> bool:
+            progress = progress_of(tell, FITTING_STAGE, train_rows)
+            return fitting.fit(table, splitter, snapshot, train_rows, progress)
+
         tell(Progress("counting rows", 0, 0))
         reading = begin(
             look,
             Needs(
-                columns=columns.kept_columns,
+                columns=fitting.columns.kept_columns,
                 hash_column=columns.hash_column,
                 buckets=spec.split_buckets(),
                 chunking=spec.chunking,
                 chunk_rows=lambda rows: choose_chunk_rows(
-                    rows, columns.row_nbytes, spec.chunk_rows
+                    rows, fitting.columns.row_nbytes, spec.chunk_rows
                 ),
-                too_large=lambda rows: rows * columns.row_nbytes > task.budget_bytes,
+                too_large=lambda rows: rows * fitting.columns.row_nbytes > task.budget_bytes,
                 streams=STREAMS_A_WORKER * task.workers,
+                fit_columns=fitting.source_columns,
+                fit=fit if fitting.needed else None,
             ),
         )
+        columns = fitting.columns
         facts = WarehouseFacts(
             ticket=reading.ticket.written(),
             principal=connection.principal,

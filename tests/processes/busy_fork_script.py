@@ -12,8 +12,9 @@ import sys
 import threading
 from typing import Any
 
-from faucet_client import Dataset, DatasetSpec, FaucetClient, ParquetSource
+from faucet_client import Dataset, FaucetClient
 from tests.processes.fork_script import BATCH, say, wait
+from tests.processes.specs import read_spec
 
 THREADS = 3
 
@@ -33,8 +34,7 @@ def main() -> None:
     """The parent, and its children up to their own ends."""
     config: dict[str, Any] = json.loads(sys.argv[1])
     client = FaucetClient(config["address"])
-    spec = config["spec"]
-    dataset = client.open(DatasetSpec(ParquetSource(spec.pop("path")), **spec))
+    dataset = client.open(read_spec(config["spec"]))
     enough = threading.Event()
     failures: list[str] = []
     threads = [

@@ -64,7 +64,7 @@ def main() -> None:
     config = json.loads(sys.argv[1])
     path, rows = config["spec"].pop("path"), config["rows"]
     client = FaucetClient(config["address"])
-    dataset = client.open(DatasetSpec(ParquetSource(path), **config["spec"]))
+    dataset = client.open(DatasetSpec(ParquetSource(path), preprocessing="none", **config["spec"]))
     batches = dataset.batches(batch_size=BATCH, job="parent")
     ids = []
     ends = []

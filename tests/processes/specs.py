@@ -12,9 +12,10 @@ def read_spec(fields: dict[str, Any]) -> DatasetSpec:
 
     Args:
         fields: Of the `DatasetSpec`, but for its source; instead of that `path`, of Parquet files,
-            or `bigquery`, the fields of a `BigQuerySource`.
+            or `bigquery`, the fields of a `BigQuerySource`. Features are taken as they are unless
+            they say otherwise.
     """
-    rest = dict(fields)
+    rest = {"preprocessing": "none"} | fields
     if "bigquery" in rest:
         return DatasetSpec(BigQuerySource(**rest.pop("bigquery")), **rest)
     return DatasetSpec(ParquetSource(rest.pop("path")), **rest)

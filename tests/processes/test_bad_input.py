@@ -58,6 +58,7 @@ def daemon(folder: Path) -> Iterator[LocalDaemon]:
 
 def parquet(folder: Path, name: str = "rows.parquet", **options: object) -> DatasetSpec:
     wishes = {"features": ["x"]} | options
+    wishes = {"preprocessing": "none"} | wishes
     return DatasetSpec(ParquetSource(str(folder / name)), **wishes)  # type: ignore[arg-type]  # a test's brevity
 
 
@@ -89,7 +90,7 @@ def test_a_bad_spec_is_refused_at_open(case: str, daemon: LocalDaemon, folder: P
 def test_a_missing_duckdb_table_names_those_that_exist(daemon: LocalDaemon, folder: Path) -> None:
     source = DuckDBSource(str(folder / "rows.duckdb"), table="flight")
     with pytest.raises(SourceNotFound, match="flights"):
-        daemon.client().open(DatasetSpec(source, features=["id"]))
+        daemon.client().open(DatasetSpec(source, features=["id"], preprocessing="none"))
 
 
 def test_a_path_outside_the_allowed_roots_is_refused_with_the_remedy(

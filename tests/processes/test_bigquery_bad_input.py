@@ -120,7 +120,7 @@ def spec(features: Any = ("id", "x"), **source: Any) -> DatasetSpec:
     wishes = source.pop("wishes", {})
     if "query" not in source:
         source.setdefault("table", "p.d.rows")
-    return DatasetSpec(BigQuerySource(**source), features, **wishes)
+    return DatasetSpec(BigQuerySource(**source), features, **{"preprocessing": "none"} | wishes)
 
 
 def refusal(daemon: LocalDaemon, wanted: DatasetSpec) -> FaucetError:

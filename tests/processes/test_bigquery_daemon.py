@@ -225,7 +225,9 @@ class Idle:
         """A client asks for a dataset; where its wait has begun, this returns."""
 
         async def wait() -> None:
-            spec = DatasetSpec(source=ParquetSource(f"/{number}.parquet"), features=("f",))
+            spec = DatasetSpec(
+                source=ParquetSource(f"/{number}.parquet"), features=("f",), preprocessing="none"
+            )
             async for _ in self.conductor.open_dataset(spec, ""):
                 pass
 

@@ -189,7 +189,9 @@ def test_every_value_of_every_type_arrives_and_nulls_are_known(daemon: WatchedDa
 def test_a_filter_is_applied_in_the_session(daemon: WatchedDaemon) -> None:
     source = BigQuerySource(NAME, filter="id < 3000 AND features.deep.f1 >= 100")
     dataset = daemon.client().open(
-        DatasetSpec(source, features="features", labels=["y"], passthrough=["id"])
+        DatasetSpec(
+            source, features="features", labels=["y"], passthrough=["id"], preprocessing="none"
+        )
     )
     wanted = [n for n in range(3_000) if feature(np.array([n]), 1)[0] >= 100]
     ids = [
@@ -219,7 +221,9 @@ def test_what_does_not_exist_is_told_by_name(daemon: WatchedDaemon) -> None:
     client = daemon.client()
     for source, error, told in WRONG:
         with pytest.raises(error, match=re.escape(told)):
-            client.open(DatasetSpec(source, features="features", labels=["y"]))
+            client.open(
+                DatasetSpec(source, features="features", labels=["y"], preprocessing="none")
+            )
 
 
 def test_without_its_environment_the_emulator_says_what_to_do(

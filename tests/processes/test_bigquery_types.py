@@ -175,7 +175,9 @@ def test_a_query_s_result_has_the_same_values(client: FaucetClient, table: str) 
 
 
 def test_numbers_of_every_type_become_features(client: FaucetClient, table_of_all: str) -> None:
-    batch = only_batch(client, DatasetSpec(BigQuerySource(table=table_of_all), NUMBERS))
+    batch = only_batch(
+        client, DatasetSpec(BigQuerySource(table=table_of_all), NUMBERS, preprocessing="none")
+    )
     features = batch.features.numpy()
     features = features[np.argsort(-features[:, 1])][[1, 0, 2]]
     expected = [
@@ -198,7 +200,7 @@ def test_what_cannot_serve_is_refused_by_name_type_and_remedy(
     for name in refused:
         wishes: dict[str, Any] = {"features": [], field: [name]}
         with pytest.raises(ColumnError, match=f'{field}: column "{name}" is') as error:
-            client.open(DatasetSpec(BigQuerySource(table=table), **wishes))
+            client.open(DatasetSpec(BigQuerySource(table=table), preprocessing="none", **wishes))
         assert REFUSED.get(name, "") in error.value.message
         assert "query" in error.value.message
     assert client.status().datasets == before

@@ -363,6 +363,7 @@ def test_equal_rows_are_dealt_to_many_chunks(bigquery: Warehouse, client: Faucet
         labels=["y"],
         chunking="hash",
         chunk_rows=1_000,
+        preprocessing="none",
     )
     dataset = client.open(spec)
     assert dataset.info.rows["train"] == rows

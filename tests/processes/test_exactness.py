@@ -31,7 +31,7 @@ from faucet_client import DatasetSpec, FaucetClient, ParquetSource
 address, path, job, out = sys.argv[1:]
 dataset = FaucetClient(address).open(DatasetSpec(
     source=ParquetSource(path), features=["a", "b"], labels=["y"], hash_column="id",
-    eval_percent=20, passthrough=["id"],
+    eval_percent=20, passthrough=["id"], preprocessing="none",
 ))
 seen = {}
 for epoch in dataset.epochs("train", count=2, batch_size=1000, seed=hash(job) % 100, job=job):
@@ -129,6 +129,7 @@ def spec_of(source: ParquetSource | DuckDBSource, **changes: object) -> DatasetS
         "hash_column": "id",
         "eval_percent": 25,
     } | changes
+    options = {"preprocessing": "none"} | options
     return DatasetSpec(source, **options)  # type: ignore[arg-type]  # a test's brevity
 
 
@@ -237,7 +238,7 @@ def test_values_that_float32_cannot_hold_are_counted(daemon: LocalDaemon, rows: 
     path = rows / "odd.parquet"
     pq.write_table(pa.table({"a": [2**24 + 1, None, 3], "b": [1e300, float("nan"), 1.0]}), path)
     client = daemon.client()
-    dataset = client.open(DatasetSpec(ParquetSource(str(path)), features=["a", "b"]))
+    dataset = client.open(DatasetSpec(ParquetSource(str(path)), ["a", "b"], preprocessing="none"))
     (batch,) = dataset.batches("train", batch_size=3)
     assert batch.features.shape == (3, 2)
     counted = {
@@ -253,7 +254,9 @@ def test_values_that_float32_cannot_hold_are_counted(daemon: LocalDaemon, rows: 
 def test_text_longer_than_was_reserved_for_it_comes_whole(daemon: LocalDaemon, rows: Path) -> None:
     texts = [f"{i} " * 300 for i in range(3_000)]
     pq.write_table(pa.table({"x": np.arange(3_000.0), "t": texts}), rows / "long.parquet")
-    spec = DatasetSpec(ParquetSource(str(rows / "long.parquet")), features=["x"], passthrough=["t"])
+    spec = DatasetSpec(
+        ParquetSource(str(rows / "long.parquet")), ["x"], passthrough=["t"], preprocessing="none"
+    )
     dataset = daemon.client().open(spec)
     seen: dict[float, str] = {}
     for batch in dataset.batches("train", batch_size=100):

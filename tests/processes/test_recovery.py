@@ -188,7 +188,11 @@ def test_long_text_in_many_chunks_needs_no_more_budget_than_it_has(
     pq.write_table(pa.table({"id": np.arange(rows), "text": texts}), path, row_group_size=500)
     daemon = start_daemon("1MiB", workers=2)
     spec = DatasetSpec(
-        ParquetSource(str(path)), features=["id"], passthrough=["text"], chunk_rows=500
+        ParquetSource(str(path)),
+        features=["id"],
+        passthrough=["text"],
+        chunk_rows=500,
+        preprocessing="none",
     )
     dataset = daemon.client().open(spec)
     for _ in range(3):
@@ -203,11 +207,15 @@ def test_a_file_reached_twice_over_links_is_refused(
     path = make_table(rows=1_000).path
     (path.parent / "again.parquet").symlink_to(path)
     with pytest.raises(SourceReadError, match="more than once"):
-        daemon.client().open(DatasetSpec(ParquetSource(str(path.parent)), features=["f0"]))
+        daemon.client().open(
+            DatasetSpec(ParquetSource(str(path.parent)), features=["f0"], preprocessing="none")
+        )
 
 
 def test_a_pipe_in_the_place_of_a_file_is_refused(daemon: WatchedDaemon, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.parquet")
-    spec = DatasetSpec(ParquetSource(str(tmp_path / "pipe.parquet")), features=["x"])
+    spec = DatasetSpec(
+        ParquetSource(str(tmp_path / "pipe.parquet")), features=["x"], preprocessing="none"
+    )
     with pytest.raises(SourceReadError, match="regular file"):
         daemon.client().open(spec)

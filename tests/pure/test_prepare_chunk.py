@@ -33,7 +33,7 @@ Arrays = dict[ColumnKey, NDArray[Any]]
 def columns_of(table: pa.Table, **spec: Any) -> PreparedColumns:
     fields = [(field.name, field.type) for field in table.schema]
     spec.setdefault("features", [table.column_names[0]])
-    return resolve(DatasetSpec(ParquetSource("/t.parquet"), **spec), fields)
+    return resolve(DatasetSpec(ParquetSource("/t.parquet"), preprocessing="none", **spec), fields)
 
 
 def empty_arrays(columns: PreparedColumns, rows: int) -> Arrays:
@@ -325,7 +325,10 @@ def test_a_decimal_handed_over_twice_or_used_as_a_feature_is_counted_once() -> N
     _, _, counts = train(pa.table({"f": long}), passthrough=["f"])
     assert counts == {"f": ColumnCounts(rounded=1)}
     nested: list[tuple[str, pa.DataType]] = [("s.p", NUMERIC), ("g", pa.int8())]
-    columns = resolve(DatasetSpec(ParquetSource("/t"), ["g"], passthrough=["s", "s.p"]), nested)
+    columns = resolve(
+        DatasetSpec(ParquetSource("/t"), ["g"], passthrough=["s", "s.p"], preprocessing="none"),
+        nested,
+    )
     preparer = ChunkPreparer(columns)
     prepared(preparer, columns, pa.table({"s.p": long, "g": pa.array([1], pa.int8())}))
     assert preparer.counts() == {"s.p": ColumnCounts(rounded=1)}

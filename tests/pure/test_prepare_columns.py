@@ -40,7 +40,10 @@ TABLE: dict[str, pa.DataType] = {
 
 def resolved(table: Mapping[str, pa.DataType] = TABLE, **spec: Any) -> PreparedColumns:
     spec.setdefault("features", ["age"])
-    return resolve(DatasetSpec(ParquetSource("/t.parquet"), **spec), list(table.items()))
+    return resolve(
+        DatasetSpec(ParquetSource("/t.parquet"), **{"preprocessing": "none"} | spec),
+        list(table.items()),
+    )
 
 
 def complaint(**spec: Any) -> str:

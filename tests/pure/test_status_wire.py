@@ -21,8 +21,12 @@ from faucet_client.status import (
 from faucetd.serve.translate import status_to
 
 COUNTS = (
-    ColumnCounts("age", nulls=1, rounded=2, overflowed=3, not_finite=4),
-    ColumnCounts("fare", nulls=5, rounded=6, overflowed=7, not_finite=8),
+    ColumnCounts(
+        "age", nulls=1, rounded=2, overflowed=3, not_finite=4, imputed=5, clipped=6, unseen=7
+    ),
+    ColumnCounts(
+        "fare", nulls=5, rounded=6, overflowed=7, not_finite=8, imputed=9, clipped=10, unseen=11
+    ),
 )
 COST = CostStatus(
     query_bytes=2**41,

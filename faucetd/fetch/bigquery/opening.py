@@ -23,6 +23,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -72,6 +73,8 @@ class Needs:
         chunk_rows: Chooses the rows a chunk, of all rows.
         too_large: Whether so many rows are more than the memory budget can hold.
         streams: Streams to read in parallel, if the settings do not say.
+        fit_columns: Of `columns`, those that `fit` looks at.
+        fit: Is called before `chunk_rows`, if the rows must be looked at first.
     """
 
     columns: tuple[str, ...]
@@ -81,6 +84,25 @@ class Needs:
     chunk_rows: Callable[[int], int]
     too_large: Callable[[int], bool]
     streams: int
+    fit_columns: tuple[str, ...] = ()
+    fit: Fit | None = None
+
+
+class Fit(Protocol):
+    """Finds out, from the rows, what must be known before they are cut into chunks."""
+
+    def __call__(
+        self, table: BigQueryTable, splitter: Splitter | None, snapshot: str, train_rows: int
+    ) -> bool:
+        """Looks at the rows, if it has to; whether they were read.
+
+        Args:
+            table: Has `Needs.fit_columns`, and what the splitter needs.
+            splitter: Tells the splits.
+            snapshot: Identifies the rows.
+            train_rows: How many of them are of the train split.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -94,7 +116,8 @@ class Reading:
         chunk_rows: Of these a chunk, at most, of a session; about, of chunks by hash.
         chunks: The plan, if it is known: the chunks by hash.
         query_bytes: What opening was billed for.
-        count_read_bytes: Of these, what counting by reading was, at the price of reading.
+        count_read_bytes: Of these, what counting and fitting by reading was, at the price of
+            reading.
         pass_bytes: What a pass is billed for, as the service estimates.
         lifetime_s: Seconds for which the ticket serves.
         notes: What a person should know of the way that was taken.
@@ -249,6 +272,9 @@ class _Beginning:
             raise SourceEmpty(
                 f"{look.resource}{self._part()} has no rows in the splits; {self._remedy()}"
             )
+        if needs.fit is not None:
+            counted = counted or self._count(rows)
+            self._fit(rows, needs.fit, counted["train"])
         chunk_rows = min(needs.chunk_rows(total), total)
         if self._by_hash(total):
             return self._chunked(rows, total, chunk_rows)
@@ -499,6 +525,28 @@ class _Beginning:
                 counted += [np.count_nonzero(codes == code) for code in (TRAIN, EVAL)]
         table.stop()
         return {"train": int(counted[TRAIN]), "eval": int(counted[EVAL])}
+
+    def _fit(self, rows: _Rows, fit: Fit, train_rows: int) -> None:
+        needs = self.needs
+        hashed = [] if rows.has_buckets or needs.hash_column is None else [needs.hash_column]
+        fields = tuple(dict.fromkeys([*needs.fit_columns, *hashed]))
+        wanted = [*fields, sql.BUCKET] if rows.has_buckets else list(fields)
+        session = self._session(rows, rows.where, wanted, streams=needs.streams)
+        self._check_cost(session, "fitting the preprocessing of")
+        table = self._table(self._ticket(rows, session, fields))
+        splitter = None
+        if rows.has_buckets:
+            (column,) = (c for c in table.columns() if c.name == sql.BUCKET)
+            splitter = Splitter(column, needs.buckets, holds_buckets=True)
+        elif needs.hash_column is not None:
+            splitter = self._splitter(table)
+        at = "" if rows.snapshot_ms is None else f"@{rows.snapshot_ms}"
+        try:
+            if fit(table, splitter, f"{rows.table}{at}", train_rows):
+                self.query_bytes += session.estimated_bytes
+                self.count_read_bytes += session.estimated_bytes
+        finally:
+            table.stop()
 
     def _splitter(self, table: BigQueryTable) -> Splitter:
         (column,) = (c for c in table.columns() if c.name == self.needs.hash_column)

@@ -34,7 +34,7 @@ class OpenProgress(_message.Message):
     def __init__(self, stage: _Optional[str] = ..., rows_done: _Optional[int] = ..., rows_total: _Optional[int] = ...) -> None: ...
 
 class DatasetInfo(_message.Message):
-    __slots__ = ("key", "train_rows", "eval_rows", "features", "labels", "passthrough", "weighted", "chunks", "passthrough_paths", "principal", "query_bytes_billed", "read_bytes_estimated")
+    __slots__ = ("key", "train_rows", "eval_rows", "features", "labels", "passthrough", "weighted", "chunks", "passthrough_paths", "principal", "query_bytes_billed", "read_bytes_estimated", "preprocessing")
     KEY_FIELD_NUMBER: _ClassVar[int]
     TRAIN_ROWS_FIELD_NUMBER: _ClassVar[int]
     EVAL_ROWS_FIELD_NUMBER: _ClassVar[int]
@@ -47,6 +47,7 @@ class DatasetInfo(_message.Message):
     PRINCIPAL_FIELD_NUMBER: _ClassVar[int]
     QUERY_BYTES_BILLED_FIELD_NUMBER: _ClassVar[int]
     READ_BYTES_ESTIMATED_FIELD_NUMBER: _ClassVar[int]
+    PREPROCESSING_FIELD_NUMBER: _ClassVar[int]
     key: str
     train_rows: int
     eval_rows: int
@@ -59,7 +60,8 @@ class DatasetInfo(_message.Message):
     principal: str
     query_bytes_billed: int
     read_bytes_estimated: int
-    def __init__(self, key: _Optional[str] = ..., train_rows: _Optional[int] = ..., eval_rows: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ..., labels: _Optional[_Iterable[str]] = ..., passthrough: _Optional[_Iterable[str]] = ..., weighted: _Optional[bool] = ..., chunks: _Optional[int] = ..., passthrough_paths: _Optional[_Iterable[str]] = ..., principal: _Optional[str] = ..., query_bytes_billed: _Optional[int] = ..., read_bytes_estimated: _Optional[int] = ...) -> None: ...
+    preprocessing: str
+    def __init__(self, key: _Optional[str] = ..., train_rows: _Optional[int] = ..., eval_rows: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ..., labels: _Optional[_Iterable[str]] = ..., passthrough: _Optional[_Iterable[str]] = ..., weighted: _Optional[bool] = ..., chunks: _Optional[int] = ..., passthrough_paths: _Optional[_Iterable[str]] = ..., principal: _Optional[str] = ..., query_bytes_billed: _Optional[int] = ..., read_bytes_estimated: _Optional[int] = ..., preprocessing: _Optional[str] = ...) -> None: ...
 
 class ReaderMessage(_message.Message):
     __slots__ = ("start", "credit", "advance", "finish")
@@ -286,18 +288,24 @@ class CostStatus(_message.Message):
     def __init__(self, query_bytes: _Optional[int] = ..., read_bytes: _Optional[int] = ..., pass_bytes: _Optional[int] = ..., passes_served: _Optional[float] = ..., query_price_per_tib: _Optional[float] = ..., read_price_per_tib: _Optional[float] = ...) -> None: ...
 
 class ColumnCounts(_message.Message):
-    __slots__ = ("column", "nulls", "rounded", "overflowed", "not_finite")
+    __slots__ = ("column", "nulls", "rounded", "overflowed", "not_finite", "imputed", "clipped", "unseen")
     COLUMN_FIELD_NUMBER: _ClassVar[int]
     NULLS_FIELD_NUMBER: _ClassVar[int]
     ROUNDED_FIELD_NUMBER: _ClassVar[int]
     OVERFLOWED_FIELD_NUMBER: _ClassVar[int]
     NOT_FINITE_FIELD_NUMBER: _ClassVar[int]
+    IMPUTED_FIELD_NUMBER: _ClassVar[int]
+    CLIPPED_FIELD_NUMBER: _ClassVar[int]
+    UNSEEN_FIELD_NUMBER: _ClassVar[int]
     column: str
     nulls: int
     rounded: int
     overflowed: int
     not_finite: int
-    def __init__(self, column: _Optional[str] = ..., nulls: _Optional[int] = ..., rounded: _Optional[int] = ..., overflowed: _Optional[int] = ..., not_finite: _Optional[int] = ...) -> None: ...
+    imputed: int
+    clipped: int
+    unseen: int
+    def __init__(self, column: _Optional[str] = ..., nulls: _Optional[int] = ..., rounded: _Optional[int] = ..., overflowed: _Optional[int] = ..., not_finite: _Optional[int] = ..., imputed: _Optional[int] = ..., clipped: _Optional[int] = ..., unseen: _Optional[int] = ...) -> None: ...
 
 class ReaderStatus(_message.Message):
     __slots__ = ("job", "rank", "worker", "split", "dataset_key", "pid", "epoch", "rows_granted", "rows_consumed", "rows_per_epoch", "seconds_waited", "leased_bytes", "lease_limit_bytes")

@@ -43,7 +43,7 @@ class ColumnNames(_message.Message):
     def __init__(self, names: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DatasetSpec(_message.Message):
-    __slots__ = ("parquet", "duckdb", "bigquery", "features_struct", "features_list", "labels_struct", "labels_list", "hash_column", "sample_percent", "eval_percent", "weight_column", "passthrough", "exclude_features", "preprocessing", "chunk_rows", "chunking")
+    __slots__ = ("parquet", "duckdb", "bigquery", "features_struct", "features_list", "labels_struct", "labels_list", "hash_column", "sample_percent", "eval_percent", "weight_column", "passthrough", "exclude_features", "preprocessing", "chunk_rows", "chunking", "fit_options", "fit_on", "fit_rows")
     PARQUET_FIELD_NUMBER: _ClassVar[int]
     DUCKDB_FIELD_NUMBER: _ClassVar[int]
     BIGQUERY_FIELD_NUMBER: _ClassVar[int]
@@ -60,6 +60,9 @@ class DatasetSpec(_message.Message):
     PREPROCESSING_FIELD_NUMBER: _ClassVar[int]
     CHUNK_ROWS_FIELD_NUMBER: _ClassVar[int]
     CHUNKING_FIELD_NUMBER: _ClassVar[int]
+    FIT_OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    FIT_ON_FIELD_NUMBER: _ClassVar[int]
+    FIT_ROWS_FIELD_NUMBER: _ClassVar[int]
     parquet: ParquetSource
     duckdb: DuckDBSource
     bigquery: BigQuerySource
@@ -76,4 +79,7 @@ class DatasetSpec(_message.Message):
     preprocessing: str
     chunk_rows: int
     chunking: str
-    def __init__(self, parquet: _Optional[_Union[ParquetSource, _Mapping]] = ..., duckdb: _Optional[_Union[DuckDBSource, _Mapping]] = ..., bigquery: _Optional[_Union[BigQuerySource, _Mapping]] = ..., features_struct: _Optional[str] = ..., features_list: _Optional[_Union[ColumnNames, _Mapping]] = ..., labels_struct: _Optional[str] = ..., labels_list: _Optional[_Union[ColumnNames, _Mapping]] = ..., hash_column: _Optional[str] = ..., sample_percent: _Optional[float] = ..., eval_percent: _Optional[float] = ..., weight_column: _Optional[str] = ..., passthrough: _Optional[_Iterable[str]] = ..., exclude_features: _Optional[_Iterable[str]] = ..., preprocessing: _Optional[str] = ..., chunk_rows: _Optional[int] = ..., chunking: _Optional[str] = ...) -> None: ...
+    fit_options: str
+    fit_on: str
+    fit_rows: int
+    def __init__(self, parquet: _Optional[_Union[ParquetSource, _Mapping]] = ..., duckdb: _Optional[_Union[DuckDBSource, _Mapping]] = ..., bigquery: _Optional[_Union[BigQuerySource, _Mapping]] = ..., features_struct: _Optional[str] = ..., features_list: _Optional[_Union[ColumnNames, _Mapping]] = ..., labels_struct: _Optional[str] = ..., labels_list: _Optional[_Union[ColumnNames, _Mapping]] = ..., hash_column: _Optional[str] = ..., sample_percent: _Optional[float] = ..., eval_percent: _Optional[float] = ..., weight_column: _Optional[str] = ..., passthrough: _Optional[_Iterable[str]] = ..., exclude_features: _Optional[_Iterable[str]] = ..., preprocessing: _Optional[str] = ..., chunk_rows: _Optional[int] = ..., chunking: _Optional[str] = ..., fit_options: _Optional[str] = ..., fit_on: _Optional[str] = ..., fit_rows: _Optional[int] = ...) -> None: ...

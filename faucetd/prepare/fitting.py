@@ -1,0 +1,108 @@
+"""Fits a preprocessing spec to rows as they are read.
+
+Invariants:
+
+- Only rows of the train split are looked at: what is known of an eval row must not be learnt from.
+- Which rows are looked at, and the spec, follow from the rows and their keys alone, whatever the
+  batches, streams or workers they came in: rows are chosen by their key, and the statistics merge
+  exactly (`faucet_client.preprocessing.statistics`).
+- Memory is bounded by the sample, not by the table: rows are gathered into blocks, and of each
+  only its statistics are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from faucet_client.preprocessing import FitOptions, merged, spec_of, statistics_of
+from faucet_client.preprocessing.spec import PreprocessingSpec
+from faucetd.prepare.columns import SourceColumn
+from faucetd.prepare.raw import raw_column
+
+TRAIN_CODE = 0
+"""The split code of train rows, as in `SPLITS`."""
+
+_BLOCK_ROWS = 1 << 17
+
+RowKeys = NDArray[np.uint64]
+
+
+def share_of(wanted_rows: int, rows: int) -> float:
+    """The share of rows to choose, so that about `wanted_rows` of `rows` are."""
+    return min(wanted_rows / rows, 1.0) if rows else 1.0
+
+
+class Fitter:
+    """Takes batches, in any order, and gives a spec.
+
+    Args:
+        features: The columns to fit.
+        options: How.
+        share: Which share of the train rows to look at, by their keys.
+    """
+
+    def __init__(self, features: Sequence[SourceColumn], options: FitOptions, share: float) -> None:
+        self._features = tuple(features)
+        self._options = options
+        self._bound = None if share >= 1 else np.uint64(share * 2.0**64)
+        self._block: list[tuple[pa.RecordBatch, RowKeys]] = []
+        self._block_rows = 0
+        self._statistics: Mapping[str, Any] | None = None
+        self.rows = 0
+
+    def add(self, batch: pa.RecordBatch, codes: NDArray[np.int8], keys: RowKeys) -> None:
+        """Looks at the train rows of a batch.
+
+        Args:
+            batch: At least the features' source columns.
+            codes: int8 [rows], each row's split.
+            keys: uint64 [rows], uniform hashes: the same for a row whenever it is read, and
+                different for different rows.
+        """
+        wanted = codes == TRAIN_CODE
+        if self._bound is not None:
+            wanted &= keys < self._bound
+        if not wanted.all():
+            batch, keys = batch.filter(pa.array(wanted)), keys[wanted]
+        if not batch.num_rows:
+            return
+        self._block.append((batch.select([f.source for f in self._features]), keys))
+        self._block_rows += batch.num_rows
+        self.rows += batch.num_rows
+        if self._block_rows >= _BLOCK_ROWS:
+            self._flush()
+
+    def spec(self) -> PreprocessingSpec:
+        """The fitted spec.
+
+        Raises:
+            ColumnError: a column cannot be fitted; the message names it, the rule and the remedy.
+            SpecError: no row was there to look at.
+        """
+        self._flush()
+        if self._statistics is None:
+            none = pa.RecordBatch.from_pydict(
+                {f.source: pa.array([], f.type) for f in self._features}
+            )
+            self._block = [(none, np.empty(0, np.uint64))]
+            self._flush()
+        assert self._statistics is not None
+        return spec_of(self._statistics, self._options)
+
+    def _flush(self) -> None:
+        if not self._block:
+            return
+        table = pa.Table.from_batches([batch for batch, _ in self._block])
+        keys = np.concatenate([keys for _, keys in self._block])
+        columns = {
+            feature.name: raw_column(pa.concat_arrays(table.column(place).chunks))
+            for place, feature in enumerate(self._features)
+        }
+        found = statistics_of(columns, self._options, row_keys=keys)
+        self._statistics = found if self._statistics is None else merged([self._statistics, found])
+        self._block, self._block_rows = [], 0

@@ -1,0 +1,42 @@
+"""Arrow's columns as preprocessing takes them: see `faucet_client.preprocessing.columns`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from faucet_client.preprocessing import Texts
+from faucetd.prepare.values import is_text, microseconds_of, null_mask, numbers
+
+
+def raw_column(array: pa.Array[Any]) -> Any:
+    """A column without a Python object a row: `Texts`, or a NumPy array, masked where it has nulls.
+
+    Args:
+        array: Of numbers, decimals, booleans, text, timestamps or dates, [rows].
+    """
+    kind = array.type
+    if is_text(kind):
+        return _texts(array)
+    values: Any
+    if pa.types.is_boolean(kind):
+        values = numbers(array).view(np.bool_)
+    elif pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        values = microseconds_of(array)
+        unit = "datetime64[D]" if pa.types.is_date(kind) else "datetime64[us]"
+        values = values.view("datetime64[us]").astype(unit)
+    else:
+        values = numbers(array)
+    nulls = null_mask(array)
+    return values if nulls is None else np.ma.masked_array(values, nulls)
+
+
+def _texts(array: pa.Array[Any]) -> Texts:
+    encoded: Any = array
+    if not isinstance(array, pa.DictionaryArray):
+        encoded = pc.dictionary_encode(array)
+    codes = encoded.indices.cast(pa.int64()).fill_null(-1).to_numpy()
+    return Texts(codes, tuple(encoded.dictionary.to_pylist()))

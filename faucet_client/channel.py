@@ -42,7 +42,7 @@ from faucet_client.errors import (
 )
 from faucet_client.forks import GRPC
 from faucet_client.layout import ColumnLayout, Role, SegmentLayout
-from faucet_client.preprocessing.options import options_to_json
+from faucet_client.preprocessing.options_json import options_to_json
 from faucet_client.preprocessing.spec import PreprocessingSpec
 from faucet_client.spec import (
     SPLITS,

@@ -6,16 +6,17 @@ source, and reports what does not fit as a `SpecError`, `ColumnError` or `Source
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, SupportsIndex, TypeVar
 
 from faucet_client.errors import SpecError
-from faucet_client.preprocessing.identify import FitOptions
+from faucet_client.preprocessing.options import FitOptions
 from faucet_client.preprocessing.spec import PreprocessingSpec
 
 _Moment = TypeVar("_Moment", dt.date, dt.datetime)
@@ -197,7 +198,7 @@ class DatasetSpec:
     passthrough: Sequence[str] = ()
     exclude_features: Sequence[str] = ()
     preprocessing: str | PreprocessingSpec = "auto"
-    fit: FitOptions = field(default_factory=FitOptions)
+    fit: FitOptions = dataclasses.field(default_factory=FitOptions)
     fit_on: str = "auto"
     fit_rows: int = FIT_ROWS
     chunk_rows: int | None = None

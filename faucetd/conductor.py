@@ -125,7 +125,10 @@ class Conductor:
         self._settings = settings
         self._journal = journal
         self._access = messages.Access(
-            tuple(str(root) for root in settings.allowed_roots), str(scratch_dir), settings.bigquery
+            tuple(str(root) for root in settings.allowed_roots),
+            str(scratch_dir),
+            settings.bigquery,
+            specs_dir=str(settings.scratch_dir / "specs"),
         )
         self._scheduler = Scheduler(settings.memory_budget, _most_segments())
         self._pool: WorkerPool | None = None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from faucet_client.preprocessing.categories import CategoryStatistics
 from faucet_client.preprocessing.columns import Texts
 from faucet_client.preprocessing.encode import Encoded, Encoder, PolicyCounts, count, encode
 from faucet_client.preprocessing.fit import (
@@ -20,10 +21,10 @@ from faucet_client.preprocessing.fit import (
     spec_of,
     statistics_of,
 )
-from faucet_client.preprocessing.identify import FitOptions
+from faucet_client.preprocessing.options import FitOptions, FitPolicy
 from faucet_client.preprocessing.policy import Policy
 from faucet_client.preprocessing.spec import Difference, Feature, PreprocessingSpec
-from faucet_client.preprocessing.statistics import ColumnStatistics
+from faucet_client.preprocessing.statistics import ColumnStatistics, TimeStatistics
 from faucet_client.preprocessing.summary import BoxCoxTrial, Summary
 from faucet_client.preprocessing.transforms import (
     TRANSFORMS,
@@ -51,6 +52,7 @@ __all__ = [
     "BoxCox",
     "BoxCoxTrial",
     "Categorical",
+    "CategoryStatistics",
     "ColumnStatistics",
     "Continuous",
     "ContinuousAction",
@@ -61,6 +63,7 @@ __all__ = [
     "Enumeration",
     "Feature",
     "FitOptions",
+    "FitPolicy",
     "Hashed",
     "Log1p",
     "Policy",
@@ -71,6 +74,7 @@ __all__ = [
     "Quantile",
     "Summary",
     "Texts",
+    "TimeStatistics",
     "Timestamp",
     "Transform",
     "count",

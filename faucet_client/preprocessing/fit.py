@@ -1,27 +1,34 @@
 """Fitting a spec to columns in memory.
 
-    spec = fit({"age": ages, "fare": fares}, FitOptions(skip_quantiles=False))
+    spec = fit({"age": ages, "city": cities}, FitOptions(skip_quantiles=False))
 
-A column that comes in parts, or is divided among workers, goes the same way in three steps:
-`ColumnStatistics.of` for each part, `merge`, then `spec_of`.
+A table that comes in parts, or is divided among workers, goes the same way in three steps:
+`statistics_of` each part, `merged`, then `spec_of`.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from faucet_client.errors import ColumnError, SpecError
-from faucet_client.preprocessing.columns import numbers
-from faucet_client.preprocessing.identify import FitOptions, Rules, identify
+from faucet_client.preprocessing.categories import CategoryStatistics
+from faucet_client.preprocessing.columns import kind_of, numbers
+from faucet_client.preprocessing.encode import check_rows
+from faucet_client.preprocessing.identify import Rules, identify
+from faucet_client.preprocessing.identify_others import identify_categories, identify_times
 from faucet_client.preprocessing.likelihood import Candidate, most_likely
+from faucet_client.preprocessing.options import FitOptions
 from faucet_client.preprocessing.spec import Feature, PreprocessingSpec
-from faucet_client.preprocessing.statistics import ColumnStatistics
-from faucet_client.preprocessing.transforms import Transform
+from faucet_client.preprocessing.statistics import ColumnStatistics, TimeStatistics
+from faucet_client.preprocessing.transforms import Categorical, Hashed, Timestamp, Transform
+
+Statistics: TypeAlias = ColumnStatistics | CategoryStatistics | TimeStatistics
+"""What is known of a column: of numbers, of categories, or of times."""
 
 
 def fit(
@@ -33,7 +40,7 @@ def fit(
     """The spec for these columns. Which order the rows are in makes no difference.
 
     Args:
-        columns: By name, numbers or booleans [n]: arrays in which NaN is null, or masked arrays.
+        columns: By name, numbers, booleans, text or times [n], as in `columns.py`.
         options: By default those of 2020.
         row_keys: uint64 [n], a hash of each row, different for different rows. With them,
             `options.sample_rows` bounds what is kept; without, every value is.
@@ -51,43 +58,34 @@ def statistics_of(
     options: FitOptions,
     *,
     row_keys: NDArray[np.uint64] | None = None,
-) -> dict[str, ColumnStatistics]:
+) -> dict[str, Statistics]:
     """The statistics of one part of a table, but for excluded columns; see `fit`.
 
+    Which statistics a column needs depends on what it holds, and on the type that `options` says.
+
     Raises:
-        ColumnError: a column holds no numbers, or is named in the options and not there, or the
-            columns have different numbers of rows.
+        ColumnError: a column holds what cannot be used, or is named in the options and not there,
+            or the columns have different numbers of rows.
     """
     _check_names("exclude_features", options.exclude_features, columns)
     _check_names("feature_overrides", options.feature_overrides, columns)
+    _check_names("policies", options.policies, columns)
     found = {
-        name: ColumnStatistics.of(
-            name,
-            column,
-            keys=row_keys,
-            sample_rows=None if row_keys is None else options.sample_rows,
-            distinct_values=options.distinct_values,
-        )
+        name: _statistics(name, column, options, row_keys)
         for name, column in columns.items()
         if name not in options.exclude_features
     }
-    rows = {name: statistics.rows for name, statistics in found.items()}
-    if len(set(rows.values())) > 1:
-        least, most = min(rows, key=rows.__getitem__), max(rows, key=rows.__getitem__)
-        raise ColumnError(
-            f'column "{least}" has {rows[least]:,} rows and "{most}" has {rows[most]:,}: columns '
-            "of one table have a value, or null, for each row"
-        )
+    check_rows({name: statistics.rows for name, statistics in found.items()})
     return found
 
 
-def merged(parts: Iterable[Mapping[str, ColumnStatistics]]) -> dict[str, ColumnStatistics]:
+def merged(parts: Iterable[Mapping[str, Statistics]]) -> dict[str, Statistics]:
     """The statistics of all parts of a table, in whatever order.
 
     Raises:
         SpecError: there is no part, or they are of different columns or limits.
     """
-    total: dict[str, ColumnStatistics] | None = None
+    total: dict[str, Statistics] | None = None
     for part in parts:
         if total is None:
             total = dict(part)
@@ -95,18 +93,18 @@ def merged(parts: Iterable[Mapping[str, ColumnStatistics]]) -> dict[str, ColumnS
         if total.keys() != part.keys():
             odd = ", ".join(sorted(total.keys() ^ part.keys())[:10])
             raise SpecError(f"only parts of the same columns can be merged; not in both: {odd}")
-        total = {name: total[name].merge(part[name]) for name in total}
+        total = {name: _merge(name, total[name], part[name]) for name in total}
     if total is None:
         raise SpecError("there are no statistics to merge")
     return total
 
 
 def spec_of(
-    statistics: Mapping[str, ColumnStatistics], options: FitOptions | None = None
+    statistics: Mapping[str, Statistics], options: FitOptions | None = None
 ) -> PreprocessingSpec:
     """The spec for columns of which these statistics are known; see `fit`."""
     options = options or FitOptions()
-    return PreprocessingSpec([identify(n, each, options) for n, each in statistics.items()])
+    return PreprocessingSpec([_feature(n, each, options) for n, each in statistics.items()])
 
 
 def fit_as_in_2020(
@@ -159,8 +157,58 @@ def fit_as_in_2020(
         def trial(_: ColumnStatistics, values: NDArray[np.float32] = ordered) -> Candidate | None:
             return most_likely(values)
 
-        features.append(identify(name, statistics, options, Rules(trial, as_in_2020=True)))
+        features.append(_feature(name, statistics, options, Rules(trial, as_in_2020=True)))
     return PreprocessingSpec(features)
+
+
+def _statistics(
+    name: str, column: Any, options: FitOptions, row_keys: NDArray[np.uint64] | None
+) -> Statistics:
+    kind, forced = kind_of(name, column), options.type_of(name)
+    if kind == "text":
+        return CategoryStatistics.of_text(name, column, options.category_limit)
+    if kind == "numbers" and forced in (Categorical.type, Hashed.type):
+        return CategoryStatistics.of_integers(name, column, options.category_limit)
+    policy = options.policies.get(name)
+    clip = None if policy is None else policy.clip
+    sample_rows = None if row_keys is None else options.sample_rows
+    if kind != "numbers" or forced == Timestamp.type:
+        return TimeStatistics.of(name, column, keys=row_keys, sample_rows=sample_rows, clip=clip)
+    return ColumnStatistics.of(
+        name,
+        column,
+        keys=row_keys,
+        sample_rows=sample_rows,
+        distinct_values=options.distinct_values,
+        clip=clip,
+    )
+
+
+def _merge(name: str, one: Statistics, other: Statistics) -> Statistics:
+    try:
+        match one, other:
+            case ColumnStatistics(), ColumnStatistics():
+                return one.merge(other)
+            case CategoryStatistics(), CategoryStatistics():
+                return one.merge(other)
+            case TimeStatistics(), TimeStatistics():
+                return one.merge(other)
+    except SpecError as error:
+        raise SpecError(f'column "{name}": {error}') from None
+    raise SpecError(
+        f'column "{name}" holds other things in one part than in another: '
+        f"{type(one).__name__} and {type(other).__name__}"
+    )
+
+
+def _feature(
+    name: str, statistics: Statistics, options: FitOptions, rules: Rules | None = None
+) -> Feature:
+    if isinstance(statistics, CategoryStatistics):
+        return identify_categories(name, statistics, options)
+    if isinstance(statistics, TimeStatistics):
+        return identify_times(name, statistics, options)
+    return identify(name, statistics, options, rules)
 
 
 def _single(name: str, column: Any) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Which transform a column gets, by its statistics, and why.
+"""Which transform a column of numbers gets, by its statistics, and why.
 
 The rules are those of the package of 2020, in this order: all values 0 or 1, or all equal: BINARY;
 all in [0, 1]: PROBABILITY; whole numbers from 0 on, of at most `max_unique_enum_values` different
@@ -10,106 +10,48 @@ What else may come, and is told in the feature's notes: fewer than 750 values ar
 BOXCOX or QUANTILE, since K² says little of so few; a column without a value becomes BINARY, whose
 output then is 0; infinite values are left out of the fit; integers beyond 2^53 are rounded, and are
 no ENUM; a column of whole numbers that are all different is perhaps an id. A type that is forced on
-values that do not fit it is a `ColumnError`.
+values that do not fit it is a `ColumnError`. LOG1P comes by override alone; text, times, and whole
+numbers that are declared to be categories have rules of their own (`identify_others.py`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from faucet_client.errors import ColumnError, SpecError
-from faucet_client.preprocessing.checks import EXACT_INTEGER, MAX_VALUES
+from faucet_client.preprocessing.checks import EXACT_INTEGER
 from faucet_client.preprocessing.likelihood import Candidate, most_likely
 from faucet_client.preprocessing.moments import PowerSums
 from faucet_client.preprocessing.normality import FEWEST_VALUES, k_squared
+from faucet_client.preprocessing.options import FEWEST_TO_REFINE, FitOptions
+from faucet_client.preprocessing.policy import NO_POLICY, Policy
 from faucet_client.preprocessing.spec import Feature
-from faucet_client.preprocessing.statistics import DISTINCT_VALUES, ColumnStatistics
+from faucet_client.preprocessing.statistics import ColumnStatistics
 from faucet_client.preprocessing.summary import BoxCoxTrial, Summary
 from faucet_client.preprocessing.transforms import (
     TRANSFORMS,
     Binary,
     BoxCox,
+    Categorical,
     Continuous,
     ContinuousAction,
     DoNotPreprocess,
     Enumeration,
+    Hashed,
+    Log1p,
     Probability,
     Quantile,
+    Timestamp,
     Transform,
 )
 
-FEWEST_TO_REFINE = 750
-"""From fewer values the package of 2020 refused to identify anything. Here they are not refined to
-BOXCOX or QUANTILE."""
-
 _LARGEST_CANDIDATE_STDDEV = 1e8
 _SMALLEST_CANDIDATE_STDDEV = 1e-8
-
-
-@dataclass(frozen=True)
-class FitOptions:
-    """How a spec is fitted. The names and defaults are those of 2020, but for the last one.
-
-    Args:
-        exclude_features: Columns that get no place in the spec.
-        feature_overrides: By column, the type to use whatever the rules say, or a `Transform`.
-        max_unique_enum_values: The most different values of an ENUM.
-        quantile_size: Into how many parts a QUANTILE divides the values.
-        quantile_k2_threshold: The K² up to which values count as normal.
-        skip_box_cox: Never use BOXCOX by rule.
-        skip_quantiles: Never use QUANTILE by rule.
-        skip_preprocessing: Use DO_NOT_PREPROCESS for all columns without an override.
-        sample_rows: How many rows quantiles, the mode and the Box-Cox transform are from, where
-            rows have keys to choose them by.
-
-    Raises:
-        SpecError: an option is out of range.
-    """
-
-    exclude_features: Sequence[str] = ()
-    feature_overrides: Mapping[str, str | Transform] = field(default_factory=dict, hash=False)
-    max_unique_enum_values: int = 20
-    quantile_size: int = 20
-    quantile_k2_threshold: float = 1000.0
-    skip_box_cox: bool = False
-    skip_quantiles: bool = True
-    skip_preprocessing: bool = False
-    sample_rows: int = 32_768
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "exclude_features", _names(self.exclude_features))
-        object.__setattr__(self, "feature_overrides", dict(self.feature_overrides or {}))
-        for name, low, high in (
-            ("max_unique_enum_values", 0, MAX_VALUES),
-            ("quantile_size", 1, MAX_VALUES - 1),
-            ("sample_rows", FEWEST_TO_REFINE, 2**40),
-        ):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise SpecError(
-                    f"{name} must be a whole number from {low} to {high:,}, not {value!r}"
-                )
-        if not self.quantile_k2_threshold >= 0:
-            raise SpecError(
-                f"quantile_k2_threshold must be 0 or more, not {self.quantile_k2_threshold!r}"
-            )
-        for name, override in self.feature_overrides.items():
-            if not isinstance(override, Transform) and override not in TRANSFORMS:
-                raise SpecError(
-                    f'feature_overrides of "{name}" must be one of {", ".join(TRANSFORMS)}, or a '
-                    f"transform, not {override!r}"
-                )
-
-    @property
-    def distinct_values(self) -> int:
-        """How many different values of a column must be counted."""
-        forced = Enumeration.type in self.feature_overrides.values()
-        return max(self.max_unique_enum_values, MAX_VALUES if forced else DISTINCT_VALUES)
 
 
 Trial = Callable[[ColumnStatistics], Candidate | None]
@@ -175,6 +117,7 @@ class _Column:
             raise ColumnError(f'column "{self._name}" has no rows to fit a transform to')
         override = self._options.feature_overrides.get(self._name)
         if isinstance(override, Transform):
+            self._check_numeric(type(override))
             transform, why = override, "given in feature_overrides"
         elif not known.count:
             transform, why = self._without_values()
@@ -185,7 +128,9 @@ class _Column:
         else:
             transform, why = self._by_rule()
         self._note_oddities(transform)
-        return Feature(self._name, transform, why, self._summary(), tuple(self._notes))
+        policy = fitted_policy(self._name, known, self._options)
+        summary = summary_of(known, self._k2, self._trial)
+        return Feature(self._name, transform, why, summary, tuple(self._notes), policy)
 
     # The rules ----------------------------------------------------------------------------------
 
@@ -256,6 +201,7 @@ class _Column:
             if self._known.minimum == self._known.maximum:
                 return Continuous(0.0, 1.0), "a constant"
             return self._refined()
+        self._check_numeric(TRANSFORMS[kind])
         makers: dict[str, Callable[[], Transform]] = {
             Binary.type: Binary,
             Probability.type: self._probability,
@@ -265,6 +211,7 @@ class _Column:
             Quantile.type: self._quantile,
             ContinuousAction.type: self._action,
             DoNotPreprocess.type: DoNotPreprocess,
+            Log1p.type: self._log1p,
         }
         return makers[kind](), f"feature_overrides says {kind}"
 
@@ -294,6 +241,18 @@ class _Column:
                 BoxCox, "no lambda is most likely for its values, which are few or hardly vary"
             )
         return self._box_cox()
+
+    def _check_numeric(self, kind: type[Transform]) -> None:
+        # Other statistics are needed for these, so that only those of numbers taken before the
+        # override was known come here.
+        if issubclass(kind, Categorical | Hashed | Timestamp):
+            self._refuse(kind, "its statistics were taken as those of a column of numbers")
+
+    def _log1p(self) -> Log1p:
+        if self._known.minimum < 0:
+            self._refuse(Log1p, f"it has values below 0, down to {self._known.minimum:g}")
+        sums = PowerSums.of(np.log1p(self._known.sorted_sample()))
+        return Log1p(sums.mean, max(sums.stddev if sums.count > 1 else 0.0, 1.0))
 
     def _refuse(self, kind: type[Transform], reason: str) -> None:
         raise ColumnError(
@@ -367,29 +326,51 @@ class _Column:
                 "exclude_features and passthrough"
             )
 
-    def _summary(self) -> Summary:
-        known = self._known
-        some = known.count > 0
-        summary = Summary(
-            rows=known.rows,
-            nulls=known.nulls,
-            infinite=known.infinite,
-            rounded=known.rounded,
-            sampled=len(known.sample.values),
-            distinct=known.distinct_count(),
-            k2=self._k2,
-            trial=self._trial,
-        )
-        if not some:
-            return summary
-        return replace(
-            summary,
-            minimum=known.minimum,
-            maximum=known.maximum,
-            mean=known.powers.mean,
-            stddev=_finite(known.powers.stddev) if known.count > 1 else None,
-            mode=known.mode(),
-        )
+
+def summary_of(
+    known: ColumnStatistics, k2: float | None = None, trial: BoxCoxTrial | None = None
+) -> Summary:
+    """What is told of a column's statistics."""
+    summary = Summary(
+        rows=known.rows,
+        nulls=known.nulls,
+        infinite=known.infinite,
+        rounded=known.rounded,
+        sampled=len(known.sample.values),
+        distinct=known.distinct_count(),
+        k2=k2,
+        trial=trial,
+    )
+    if not known.count:
+        return summary
+    return replace(
+        summary,
+        minimum=known.minimum,
+        maximum=known.maximum,
+        mean=known.powers.mean,
+        stddev=_finite(known.powers.stddev) if known.count > 1 else None,
+        mode=known.mode(),
+    )
+
+
+def fitted_policy(name: str, known: ColumnStatistics, options: FitOptions) -> Policy:
+    """The policy of a column, with the number that it imputes.
+
+    Raises:
+        ColumnError: a mean or median was asked for, and there is no value to take it of.
+    """
+    given = options.policies.get(name)
+    if given is None:
+        return NO_POLICY
+    impute = given.impute
+    if isinstance(impute, str):
+        if not known.count:
+            raise ColumnError(
+                f'column "{name}" has no value to take the {impute} of, which policies says to '
+                "impute: give a number instead, or put it into exclude_features"
+            )
+        impute = known.powers.mean if impute == "mean" else known.median()
+    return Policy(impute, given.missing_flag, given.clip)
 
 
 def quantiles(values: NDArray[np.float64], parts: int) -> NDArray[np.float64]:
@@ -411,12 +392,6 @@ def quantiles(values: NDArray[np.float64], parts: int) -> NDArray[np.float64]:
     next_one = np.minimum(below, len(values) - 1)
     # The sum of products, not x + part (y - x): y - x may overflow.
     return (1 - part) * values[below - 1] + part * values[next_one]
-
-
-def _names(names: object) -> tuple[str, ...]:
-    if isinstance(names, str) or not isinstance(names, Iterable):
-        raise SpecError(f"exclude_features must be a list of column names, not {names!r}")
-    return tuple(names)
 
 
 def _finite(number: float) -> float | None:

@@ -1,67 +1,144 @@
-"""Fit options as JSON, the way they travel to the daemon: canonical, so that equal options are one
-request.
-
-The text comes from anywhere; what it may hold is checked by the dataclasses themselves.
-"""  # noqa: D205  # one sentence
+"""What may be chosen when a spec is fitted. Inert; what comes of it stands in `identify.py`."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import MISSING, fields
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 from faucet_client.errors import SpecError
-from faucet_client.preprocessing import document
-from faucet_client.preprocessing.identify import FitOptions
+from faucet_client.preprocessing.checks import MAX_VALUES
+from faucet_client.preprocessing.policy import Policy
+from faucet_client.preprocessing.statistics import DISTINCT_VALUES
+from faucet_client.preprocessing.transforms import (
+    MAX_BUCKETS,
+    TRANSFORMS,
+    Enumeration,
+    Transform,
+)
 
-_LARGEST_NBYTES = 4 << 20
-
-
-def options_to_json(options: FitOptions) -> str:
-    """The canonical JSON of what differs from the defaults; "" where nothing does."""
-    plain = {}
-    for each in fields(options):
-        value = getattr(options, each.name)
-        default = each.default_factory() if each.default_factory is not MISSING else each.default
-        if value != default:
-            plain[each.name] = _plain(value)
-    return document.canonical(plain).decode() if plain else ""
+FEWEST_TO_REFINE = 750
+"""From fewer values the package of 2020 refused to identify anything. Here they are not refined to
+BOXCOX or QUANTILE."""
 
 
-def options_from_json(text: str) -> FitOptions:
-    """The options that `options_to_json` wrote.
+@dataclass(frozen=True)
+class FitPolicy:
+    """A `Policy` of which a number is still to be found.
+
+    The fit is of what is there, clipped: values that are imputed do not count in it.
+
+    Args:
+        impute: "mean" or "median" of the column, or a number; None for none.
+        missing_flag: As of `Policy`.
+        clip: As of `Policy`.
 
     Raises:
-        SpecError: it is no such JSON, or an option is out of range.
+        SpecError: `impute` is something else, or as of `Policy`.
     """
-    if not text:
-        return FitOptions()
-    if len(text) > _LARGEST_NBYTES:
-        raise SpecError(f"fit options may have {_LARGEST_NBYTES >> 20} MiB of JSON")
-    try:
-        plain = json.loads(text)
-    except RecursionError:
-        raise SpecError("the fit options are nested too deep") from None
-    except ValueError as error:
-        raise SpecError(f"the fit options are no JSON: {str(error)[:200]}") from None
-    known = {each.name for each in fields(FitOptions)}
-    if not isinstance(plain, dict) or not plain.keys() <= known:
-        raise SpecError(f"fit options must be an object with some of {', '.join(sorted(known))}")
-    overrides = plain.get("feature_overrides", {})
-    if not isinstance(overrides, dict):
-        raise SpecError("feature_overrides must be an object")
-    plain["feature_overrides"] = {
-        name: given if isinstance(given, str) else document.read_transform(given)
-        for name, given in overrides.items()
-    }
-    return FitOptions(**plain)
+
+    impute: float | Literal["mean", "median"] | None = None
+    missing_flag: bool = False
+    clip: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        impute = self.impute
+        if isinstance(impute, str):
+            if impute not in ("mean", "median"):
+                raise SpecError(f'impute must be "mean", "median" or a number, not {impute!r:.80}')
+            impute = None
+        checked = Policy(impute, self.missing_flag, self.clip)
+        object.__setattr__(self, "clip", checked.clip)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {
-            name: each if isinstance(each, str) else document.transform(each)
-            for name, each in value.items()
-        }
-    return list(value) if isinstance(value, tuple) else value
+@dataclass(frozen=True)
+class FitOptions:
+    """How a spec is fitted. The names and defaults are those of 2020, from `sample_rows` on ours.
+
+    Args:
+        exclude_features: Columns that get no place in the spec.
+        feature_overrides: By column, the type to use whatever the rules say, or a `Transform`.
+        max_unique_enum_values: The most different values of an ENUM.
+        quantile_size: Into how many parts a QUANTILE divides the values.
+        quantile_k2_threshold: The K² up to which values count as normal.
+        skip_box_cox: Never use BOXCOX by rule.
+        skip_quantiles: Never use QUANTILE by rule.
+        skip_preprocessing: Use DO_NOT_PREPROCESS for all columns without an override.
+        sample_rows: How many rows quantiles, the mode and the Box-Cox transform are from, where
+            rows have keys to choose them by.
+        min_category_count: How often a category must occur to be listed.
+        max_categories: The most categories that are listed, the most frequent ones.
+        max_one_hot_values: Up to so many listed categories become one-hot columns; more become ids.
+        hash_buckets: Buckets of a HASHED feature.
+        category_limit: The most different categories of a column that are counted, each exactly.
+        policies: By column, what is done about its values before they are transformed.
+
+    Raises:
+        SpecError: an option is out of range.
+    """
+
+    exclude_features: Sequence[str] = ()
+    feature_overrides: Mapping[str, str | Transform] = field(default_factory=dict, hash=False)
+    max_unique_enum_values: int = 20
+    quantile_size: int = 20
+    quantile_k2_threshold: float = 1000.0
+    skip_box_cox: bool = False
+    skip_quantiles: bool = True
+    skip_preprocessing: bool = False
+    sample_rows: int = 32_768
+    min_category_count: int = 5
+    max_categories: int = 10_000
+    max_one_hot_values: int = 0
+    hash_buckets: int = 65_536
+    category_limit: int = 100_000
+    policies: Mapping[str, FitPolicy] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "exclude_features", _names(self.exclude_features))
+        object.__setattr__(self, "feature_overrides", dict(self.feature_overrides or {}))
+        object.__setattr__(self, "policies", dict(self.policies or {}))
+        for name, low, high in (
+            ("max_unique_enum_values", 0, MAX_VALUES),
+            ("quantile_size", 1, MAX_VALUES - 1),
+            ("sample_rows", FEWEST_TO_REFINE, 2**40),
+            ("min_category_count", 1, 2**40),
+            ("max_categories", 1, MAX_VALUES),
+            ("max_one_hot_values", 0, MAX_VALUES),
+            ("hash_buckets", 1, MAX_BUCKETS),
+            ("category_limit", 1, 10_000_000),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                raise SpecError(
+                    f"{name} must be a whole number from {low} to {high:,}, not {value!r}"
+                )
+        if not self.quantile_k2_threshold >= 0:
+            raise SpecError(
+                f"quantile_k2_threshold must be 0 or more, not {self.quantile_k2_threshold!r}"
+            )
+        for name, override in self.feature_overrides.items():
+            if not isinstance(override, Transform) and override not in TRANSFORMS:
+                raise SpecError(
+                    f'feature_overrides of "{name}" must be one of {", ".join(TRANSFORMS)}, or a '
+                    f"transform, not {override!r}"
+                )
+        for name, policy in self.policies.items():
+            if not isinstance(policy, FitPolicy):
+                raise SpecError(f'policies of "{name}" must be a FitPolicy, not {policy!r:.80}')
+
+    def type_of(self, name: str) -> str | None:
+        """The type that `feature_overrides` says for a column; None if it says nothing."""
+        override = self.feature_overrides.get(name)
+        return override.type if isinstance(override, Transform) else override
+
+    @property
+    def distinct_values(self) -> int:
+        """How many different values of a column must be counted."""
+        forced = Enumeration.type in self.feature_overrides.values()
+        return max(self.max_unique_enum_values, MAX_VALUES if forced else DISTINCT_VALUES)
+
+
+def _names(names: object) -> tuple[str, ...]:
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise SpecError(f"exclude_features must be a list of column names, not {names!r}")
+    return tuple(names)

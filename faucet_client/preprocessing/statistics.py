@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faucet_client.errors import SpecError
-from faucet_client.preprocessing.columns import numbers
+from faucet_client.preprocessing.columns import kind_of, microseconds, numbers
 from faucet_client.preprocessing.hashing import mixed
 from faucet_client.preprocessing.moments import PowerSums
 
@@ -138,6 +138,7 @@ class ColumnStatistics:
         keys: NDArray[np.uint64] | None = None,
         sample_rows: int | None = None,
         distinct_values: int = DISTINCT_VALUES,
+        clip: tuple[float, float] | None = None,
     ) -> ColumnStatistics:
         """The statistics of one part of a column.
 
@@ -148,6 +149,7 @@ class ColumnStatistics:
                 rows: a hash of the row. None keeps every value, whatever `sample_rows`.
             sample_rows: How many rows' values to keep; None for all.
             distinct_values: How many different values to count.
+            clip: Bounds that values are moved to; infinite ones stay what they are.
 
         Raises:
             ColumnError: the column holds no numbers.
@@ -159,6 +161,8 @@ class ColumnStatistics:
         finite = np.isfinite(values)
         used = there & finite
         kept = values if used.all() else values[used]
+        if clip is not None:
+            kept = np.clip(kept, *clip)
         kept = kept + 0.0  # -0.0 becomes 0.0, or the order of equal values could be seen
         return cls(
             rows=len(values),
@@ -210,12 +214,71 @@ class ColumnStatistics:
             found, counts = np.unique(self.sample.values, return_counts=True)
         return float(found[int(np.argmax(counts))])
 
+    def median(self) -> float:
+        """Of the sampled values, of which there must be one."""
+        values = self.sorted_sample()
+        low, high = float(values[(len(values) - 1) // 2]), float(values[len(values) // 2])
+        return low if low == high else low / 2 + high / 2
+
     def distinct_count(self) -> int | None:
         """How many different values there are; None where that is not known."""
         if self.distinct.values is not None:
             return len(self.distinct.values)
         whole_column = len(self.sample.values) == self.count
         return len(np.unique(self.sample.values)) if whole_column else None
+
+
+@dataclass(frozen=True)
+class TimeStatistics:
+    """All that is known of a column of times.
+
+    Attributes:
+        dates: Whether they are whole days.
+        microseconds: Of the times, as microseconds since 1970.
+    """
+
+    dates: bool
+    microseconds: ColumnStatistics
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        column: Any,
+        *,
+        keys: NDArray[np.uint64] | None = None,
+        sample_rows: int | None = None,
+        clip: tuple[float, float] | None = None,
+    ) -> TimeStatistics:
+        """The statistics of one part of a column of times; see `ColumnStatistics.of`.
+
+        Raises:
+            ColumnError: the column holds neither times nor integers.
+        """
+        values, there = microseconds(name, column)
+        known = ColumnStatistics.of(
+            name,
+            np.ma.masked_array(values, ~there),
+            keys=keys,
+            sample_rows=sample_rows,
+            clip=clip,
+        )
+        return cls(kind_of(name, column) == "dates", known)
+
+    def merge(self, other: TimeStatistics) -> TimeStatistics:
+        """The statistics of both parts' rows.
+
+        Raises:
+            SpecError: one is of dates and the other is not, or as of `ColumnStatistics.merge`.
+        """
+        if self.dates != other.dates:
+            raise SpecError("dates in one part and timestamps in another cannot be merged")
+        return TimeStatistics(self.dates, self.microseconds.merge(other.microseconds))
+
+    @property
+    def rows(self) -> int:
+        """All rows."""
+        return self.microseconds.rows
 
 
 def _few(limit: int, values: NDArray[np.float64], counts: NDArray[np.int64]) -> Distinct:

@@ -26,13 +26,14 @@ class BoxCoxTrial:
 
 @dataclass(frozen=True)
 class Summary:
-    """The statistics of one feature over the rows of a fit.
+    """The statistics of one feature over the rows of a fit; of times in microseconds since 1970.
 
     Attributes:
         rows: All rows, also those without a value.
         nulls: Rows without a value: null or NaN.
         infinite: Rows with an infinite value, which the fit left out.
         rounded: Integers beyond 2^53, which became the nearest float64.
+        unlisted: Rows with a category that the transform does not list.
         sampled: Rows that quantiles, the mode and the Box-Cox trial are from: all with a finite
             value, or fewer.
         minimum: Of the finite values; None where there is none. So are the next ones.
@@ -40,7 +41,8 @@ class Summary:
         mean: Of the finite values.
         stddev: Of the finite values, with n − 1; None for fewer than 2.
         mode: The most frequent of the finite values, the smallest of several.
-        distinct: How many different values there are; None where they are more than were counted.
+        distinct: How many different values there are; None where they are more than were counted,
+            and of categories an estimate.
         k2: D'Agostino and Pearson's K²; None where it was not asked for.
         trial: The Box-Cox trial; None where there was none.
     """
@@ -49,6 +51,7 @@ class Summary:
     nulls: int = 0
     infinite: int = 0
     rounded: int = 0
+    unlisted: int = 0
     sampled: int = 0
     minimum: float | None = None
     maximum: float | None = None

@@ -312,6 +312,7 @@ def _check_transform(column: SourceColumn, transform: Transform) -> None:
         found = "text"
     elif pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         found = "times"
+    needed: tuple[str, ...]
     match transform:
         case Categorical(of_text=True):
             needed = ("text",)

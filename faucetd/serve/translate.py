@@ -7,7 +7,7 @@ from typing import cast
 from faucet_protos.v1 import faucet_pb2, spec_pb2
 
 from faucet_client.layout import SegmentLayout
-from faucet_client.preprocessing.options import options_from_json
+from faucet_client.preprocessing.options_json import options_from_json
 from faucet_client.preprocessing.spec import PreprocessingSpec
 from faucet_client.spec import (
     SHUFFLES,

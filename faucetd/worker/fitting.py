@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faucet_client.preprocessing.hashing import mixed
-from faucet_client.preprocessing.options import options_to_json
+from faucet_client.preprocessing.options_json import options_to_json
 from faucet_client.preprocessing.spec import PreprocessingSpec
 from faucet_client.spec import DatasetSpec
 from faucetd.errors import SpecError
@@ -46,8 +46,8 @@ OnProgress = Callable[[int], None]
 class SpecStore:
     """Fitted specs on disk, by request key."""
 
-    def __init__(self, scratch_dir: str) -> None:
-        self._folder = Path(scratch_dir) / "specs"
+    def __init__(self, folder: str) -> None:
+        self._folder = Path(folder)
 
     def get(self, key: str, fit: Callable[[], PreprocessingSpec]) -> PreprocessingSpec:
         """The spec of that key; `fit` makes it where it is not there, once for all who ask."""
@@ -157,7 +157,7 @@ class Fitting:
             return self._read(source, splitter, train_rows, on_progress)
 
         key = _request_key(self._spec, self.columns, snapshot, str(self._task.uid))
-        found = SpecStore(self._task.access.scratch_dir).get(key, read_and_fit)
+        found = SpecStore(self._task.access.specs_dir).get(key, read_and_fit)
         self.columns = self.columns.with_spec(found)
         return self.rows_read > 0
 

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from faucet_client.layout import SegmentLayout
-from faucet_client.preprocessing.options import options_from_json, options_to_json
+from faucet_client.preprocessing.options_json import options_from_json, options_to_json
 from faucet_client.preprocessing.spec import PreprocessingSpec
 from faucet_client.spec import (
     PREPROCESSINGS,
@@ -56,11 +56,15 @@ def read_spec(described: dict[str, Any]) -> DatasetSpec:
 
 
 class Access(msgspec.Struct, frozen=True):
-    """What a worker may read, and how it reaches it."""
+    """What a worker may read, and how it reaches it.
+
+    `scratch_dir` goes with the daemon; `specs_dir`, where fitted preprocessing specs are, stays.
+    """
 
     allowed_roots: tuple[str, ...]
     scratch_dir: str
     bigquery: BigQuerySettings
+    specs_dir: str = ""
 
 
 class Open(msgspec.Struct, frozen=True, tag=True):

@@ -16,8 +16,11 @@ _WATCHED = ("socket:", "pipe:", "/memfd:", "anon_inode:[pidfd]")
 """Kinds of descriptors that are somebody's; gRPC keeps event queues of its own for the process."""
 
 
-_PLAN = re.compile(r"scratch/plans-[0-9a-f]{16}(/[0-9a-f]{32}\.plan)?")
-"""Plan journals, which outlive the daemon: the next one goes on with them."""
+_KEPT = re.compile(
+    r"scratch/plans-[0-9a-f]{16}(/[0-9a-f]{32}\.plan)?"
+    r"|scratch/specs(/[0-9a-f]{32}\.(json|lock|profile\.json))?"
+)
+"""Plan journals and fitted specs outlive the daemon: the next one goes on with them."""
 
 
 def worker_pids(daemon_pid: int) -> list[int]:
@@ -85,7 +88,7 @@ def assert_nothing_is_left(daemon: WatchedDaemon, before: Counter[str]) -> None:
     faults = daemon.log.count("Traceback") - daemon.log.count("asyncio.exceptions.CancelledError")
     assert faults == 0, daemon.log
     eventually_gone(lambda: [worker for pid in daemon.pids for worker in worker_pids(pid)])
-    left = {path for path in files_below(daemon.folder) if not _PLAN.fullmatch(path)}
+    left = {path for path in files_below(daemon.folder) if not _KEPT.fullmatch(path)}
     assert left <= {"log", "scratch", "sockets", "sockets/faucetd.sock.lock"}
     gc.collect()
     eventually_gone(memfd_mappings)

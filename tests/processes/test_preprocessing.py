@@ -216,6 +216,7 @@ def test_a_second_job_fits_nothing_nor_does_a_restarted_daemon(
     assert fitted_rows == ROWS
     # Other labels and chunks are another dataset, and the same fit.
     daemon.client().open(replace(spec, labels=[], chunk_rows=900))
+    daemon.stop()
     daemon.restart()
     after = daemon.client().open(spec)
     assert after.preprocessing == before.preprocessing
@@ -353,7 +354,7 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     (
         {"preprocessing": PreprocessingSpec([Feature("height", Continuous(1.7, 1.0))])},
         ColumnError,
-        "for other columns: height is missing",
+        'for other columns: "height" is missing',
     ),
     (
         {"preprocessing": PreprocessingSpec([Feature("city", Categorical((1, 2)))])},
@@ -413,7 +414,7 @@ def test_odd_columns_are_told_of_with_what_to_do(daemon: WatchedDaemon, path: Pa
 
 def test_few_rows_are_fitted_by_rule_with_a_note(daemon: WatchedDaemon, path: Path) -> None:
     write_table(path, rows=50)
-    dataset = daemon.client().open(spec_of(path))
+    dataset = daemon.client().open(spec_of(path, fit=FitOptions()))
     notes = " ".join(dataset.preprocessing.feature("price").notes)
     assert "750 are needed" in notes
 

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from faucet_client.errors import ColumnError, SpecError
 from faucet_client.preprocessing import ColumnStatistics
+from faucet_client.preprocessing.hashing import mixed
 from faucet_client.preprocessing.identify import quantiles
 from faucet_client.preprocessing.likelihood import most_likely
 from faucet_client.preprocessing.minimum import minimum
 from faucet_client.preprocessing.moments import PowerSums
 from faucet_client.preprocessing.normality import k_squared
-from faucet_client.preprocessing.hashing import mixed
 
 Floats = NDArray[np.float64]
 

@@ -235,7 +235,7 @@ def test_codes_must_be_places() -> None:
         with pytest.raises(SpecError, match="codes must be from -1 to 1"):
             Texts(np.array(codes), ("a", "b"))
     with pytest.raises(SpecError, match="codes must be int64"):
-        Texts(np.array([0.0]), ("a",))  # type: ignore[arg-type]
+        Texts(np.array([0.0]), ("a",))
     with pytest.raises(SpecError, match="values must be texts"):
         Texts(np.array([0]), (1,))  # type: ignore[arg-type]
 

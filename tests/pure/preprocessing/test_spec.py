@@ -15,21 +15,26 @@ from faucet_client.preprocessing import (
     Binary,
     BoxCox,
     BoxCoxTrial,
+    Categorical,
     Continuous,
     ContinuousAction,
     DoNotPreprocess,
     Enumeration,
     Feature,
+    Hashed,
+    Log1p,
     Policy,
     PreprocessingSpec,
     Probability,
     Quantile,
     Summary,
+    Timestamp,
     Transform,
     document,
 )
 
 FLOATS = st.floats(-1e30, 1e30)
+ANY_CHARACTER = st.characters(exclude_categories=["Cs"])
 STDDEVS = st.floats(1e-3, 1e30)
 TRANSFORM: st.SearchStrategy[Transform] = st.one_of(
     st.just(Binary()),
@@ -40,6 +45,22 @@ TRANSFORM: st.SearchStrategy[Transform] = st.one_of(
     st.builds(Quantile, st.sets(FLOATS, min_size=2).map(sorted)),
     st.builds(ContinuousAction, st.floats(-10, 0), st.floats(0.1, 10)),
     st.just(DoNotPreprocess()),
+    st.builds(Log1p, FLOATS, STDDEVS),
+    st.builds(
+        Categorical,
+        st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, unique=True)
+        | st.lists(st.text(ANY_CHARACTER, max_size=5), min_size=1, unique=True),
+        st.booleans(),
+    ),
+    st.just(Categorical(())),
+    st.builds(Hashed, st.integers(1, 2**31 - 1)),
+    st.builds(Timestamp, st.sets(st.sampled_from(["hour", "weekday", "yearday"])), FLOATS, STDDEVS),
+)
+POLICY = st.builds(
+    Policy,
+    impute=st.none() | FLOATS,
+    missing_flag=st.booleans(),
+    clip=st.none() | st.tuples(st.floats(-10, 0), st.floats(0.1, 10)),
 )
 SUMMARIES = st.none() | st.builds(
     Summary,
@@ -49,13 +70,23 @@ SUMMARIES = st.none() | st.builds(
     distinct=st.none() | st.integers(0, 9),
     trial=st.none() | st.builds(BoxCoxTrial, FLOATS, FLOATS, FLOATS, FLOATS, st.booleans()),
 )
-TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=9)
+TEXTS = st.text(ANY_CHARACTER, max_size=9)
+
+
+def feature_of(
+    name: str, transform: Transform, policy: Policy, why: str, summary: Any, notes: Any
+) -> Feature:
+    if isinstance(transform, Categorical | Hashed):
+        policy = Policy(missing_flag=policy.missing_flag)
+    return Feature(name, transform, why, summary, notes, policy)
+
+
 SPECS = st.dictionaries(
-    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="="), min_size=1),
-    st.tuples(TRANSFORM, TEXTS, SUMMARIES, st.lists(TEXTS, max_size=2).map(tuple)),
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="=."), min_size=1),
+    st.tuples(TRANSFORM, POLICY, TEXTS, SUMMARIES, st.lists(TEXTS, max_size=2).map(tuple)),
     min_size=1,
     max_size=6,
-).map(lambda found: PreprocessingSpec([Feature(name, *rest) for name, rest in found.items()]))
+).map(lambda found: PreprocessingSpec([feature_of(name, *rest) for name, rest in found.items()]))
 
 EXAMPLE = PreprocessingSpec(
     [
@@ -150,6 +181,41 @@ def test_the_key_is_of_what_decides_the_bytes() -> None:
     )
 
 
+def test_a_policy_is_part_of_the_key_and_of_the_diff_and_needs_no_place_in_json() -> None:
+    assert "policy" not in EXAMPLE.to_json()
+    policy = Policy(impute=1, clip=(0, 9))
+    changed = EXAMPLE.override({"ant": Continuous(2, 1)}, policies={"ant": policy, "age": policy})
+    assert changed.key() != EXAMPLE.override({"ant": Continuous(2, 1)}).key()
+    assert changed.feature("age").why == "a rule"
+    assert [str(each) for each in EXAMPLE.diff(changed)] == [
+        "age: policy.impute None -> 1.0",
+        "age: policy.clip None -> (0.0, 9.0)",
+        "ant: mean 1.0 -> 2.0",
+        "ant: policy.impute None -> 1.0",
+        "ant: policy.clip None -> (0.0, 9.0)",
+    ]
+    with pytest.raises(ColumnError, match='no feature "agee"'):
+        EXAMPLE.override(policies={"agee": policy})
+    with pytest.raises(SpecError, match=r"policy\.impute is for numbers and times"):
+        changed.override({"age": Hashed(3)})
+
+
+def test_a_difference_is_told_in_a_line() -> None:
+    spec = PreprocessingSpec([Feature("x", Categorical(tuple(range(1_000))))])
+    (found,) = spec.diff(spec.override({"x": Categorical((1,))}))
+    assert len(str(found)) < 250
+    assert found.before == tuple(range(1_000))
+
+
+def test_what_2020_did_not_know_is_not_written_for_it() -> None:
+    for changed, what in (
+        (EXAMPLE.override({"age": Log1p(0, 1)}), "LOG1P"),
+        (EXAMPLE.override(policies={"age": Policy(impute=1)}), "a policy"),
+    ):
+        with pytest.raises(SpecError, match=f'feature "age" has {what}, which the 2020 package'):
+            changed.to_faucetml()
+
+
 def test_a_file_gives_back_what_was_saved(tmp_path: Path) -> None:
     path = tmp_path / "spec.json"
     path.write_text("old")
@@ -226,6 +292,49 @@ def test_a_table_without_a_feature_is_refused_by_name() -> None:
         (lambda: Quantile((2, 1)), r"QUANTILE.boundaries must ascend"),
         (lambda: Quantile((1, float("nan"))), r"QUANTILE.boundaries must be a finite number"),
         (lambda: ContinuousAction(1, 1), r"CONTINUOUS_ACTION.high must be above low"),
+        (lambda: Log1p(0, 0), r"LOG1P.stddev must be at least"),
+        (lambda: Log1p(float("nan"), 1), r"LOG1P.mean must be a finite number"),
+        (lambda: Categorical(("a", "a")), r"CATEGORICAL.values must each be there once"),
+        (lambda: Categorical(("a", 1)), r"CATEGORICAL.values must all be texts.* not 1"),  # type: ignore[arg-type]
+        (lambda: Categorical((1, "a")), r"CATEGORICAL.values must be whole numbers, not 'a'"),  # type: ignore[arg-type]
+        (lambda: Categorical((True,)), r"CATEGORICAL.values must be whole numbers, not True"),
+        (lambda: Categorical((2**63,)), r"CATEGORICAL.values must be int64"),
+        (lambda: Categorical(("a" * 1_025,)), r"CATEGORICAL.values .* at most 1,024 characters"),
+        (lambda: Categorical(("\ud800",)), r"CATEGORICAL.values must be of valid Unicode"),
+        (lambda: Categorical("ab"), r"CATEGORICAL.values must be a list"),  # type: ignore[arg-type]
+        (lambda: Categorical((), one_hot=True), r"CATEGORICAL.values must have from 1"),
+        (lambda: Categorical((1,), one_hot=1), r"CATEGORICAL.one_hot must be True or False"),  # type: ignore[arg-type]
+        (lambda: Hashed(0), r"HASHED.buckets must be from 1 to 2,147,483,647, not 0"),
+        (lambda: Hashed(2**31), r"HASHED.buckets must be from 1"),
+        (lambda: Hashed(1.5), r"HASHED.buckets must be whole numbers"),  # type: ignore[arg-type]
+        (lambda: Timestamp(("minute",), 0, 1), r"TIMESTAMP.parts must be of hour, .*'minute'"),
+        (lambda: Timestamp(("hour", "hour"), 0, 1), r"TIMESTAMP.parts must .* at most once"),
+        (lambda: Timestamp("hour", 0, 1), r"TIMESTAMP.parts must be a list"),  # type: ignore[arg-type]
+        (lambda: Timestamp((), 0, 0), r"TIMESTAMP.stddev must be at least"),
+        (lambda: Policy(impute=float("nan")), r"policy.impute must be a finite number"),
+        (lambda: Policy(impute="mean"), r"policy.impute must be a number"),  # type: ignore[arg-type]
+        (lambda: Policy(missing_flag=1), r"policy.missing_flag must be True or False"),  # type: ignore[arg-type]
+        (lambda: Policy(clip=(1, 1)), r"policy.clip must be low, then high, above it"),
+        (lambda: Policy(clip=(1,)), r"policy.clip must be two numbers"),  # type: ignore[arg-type]
+        (lambda: Policy(clip="ab"), r"policy.clip must be two numbers"),  # type: ignore[arg-type]
+        (
+            lambda: Feature("x", Hashed(3), policy=Policy(impute=0)),
+            'feature "x": policy.impute is for numbers and times, and HASHED',
+        ),
+        (
+            lambda: Feature("x", Categorical((1,)), policy=Policy(clip=(0, 1))),
+            'feature "x": policy.clip is for numbers and times, and CATEGORICAL',
+        ),
+        (lambda: Feature("x", Binary(), policy={}), 'feature "x": the policy must be a Policy'),  # type: ignore[arg-type]
+        (
+            lambda: PreprocessingSpec(
+                [
+                    Feature("a", Binary(), policy=Policy(missing_flag=True)),
+                    Feature("a.missing", Binary()),
+                ]
+            ),
+            'the outputs .* "a.missing" is there more than once',
+        ),
         (lambda: Feature("", Binary()), "a feature's name must be a text"),
         (lambda: Feature("\ud800", Binary()), "must be of valid Unicode"),
         (lambda: PreprocessingSpec([]), "at least one feature"),
@@ -303,6 +412,21 @@ def first(plain: Any) -> Any:
             lambda p: p["features"][3]["transform"].update(values=[[1]]),
             SpecError,
             'feature "class": ENUM.values must be whole numbers',
+        ),
+        (
+            lambda p: first(p).update(policy={"impute": "mean"}),
+            SpecError,
+            'feature "age": policy.impute must be a number',
+        ),
+        (
+            lambda p: first(p).update(policy={"clip": 3}),
+            SpecError,
+            'feature "age": policy.clip must be a list',
+        ),
+        (
+            lambda p: first(p).update(policy={"drop": True}),
+            SpecError,
+            "feature \"age\": policy has 'drop', which is not known",
         ),
         (
             lambda p: first(p)["summary"].update(nulls=-1),

@@ -11,6 +11,7 @@ A masked array's mask is null, whatever it is of.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -203,6 +204,21 @@ def microseconds(name: str, column: Any) -> tuple[NDArray[np.int64], NDArray[np.
             "null in the source's query"
         )
     return np.where(there, times.view(np.int64), 0), there
+
+
+def check_rows(rows: Mapping[str, int]) -> int:
+    """How many rows all columns have; 0 if there is none.
+
+    Raises:
+        ColumnError: they have different numbers.
+    """
+    if len(set(rows.values())) > 1:
+        least, most = min(rows, key=rows.__getitem__), max(rows, key=rows.__getitem__)
+        raise ColumnError(
+            f'column "{least}" has {rows[least]:,} rows and "{most}" has {rows[most]:,}: columns '
+            "of one table have a value, or null, for each row"
+        )
+    return next(iter(rows.values()), 0)
 
 
 def _array(name: str, column: Any) -> NDArray[Any]:

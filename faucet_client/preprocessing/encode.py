@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from faucet_client.errors import ColumnError
 from faucet_client.preprocessing.columns import (
     Kind,
+    check_rows,
     integers,
     kind_of,
     microseconds,
@@ -188,21 +189,6 @@ def count(spec: PreprocessingSpec, encoded: Encoded | Mapping[str, Any]) -> dict
         ColumnError: as of `encode`.
     """
     return Encoder(spec).count(encoded)
-
-
-def check_rows(rows: Mapping[str, int]) -> int:
-    """How many rows all columns have; 0 if there is none.
-
-    Raises:
-        ColumnError: they have different numbers.
-    """
-    if len(set(rows.values())) > 1:
-        least, most = min(rows, key=rows.__getitem__), max(rows, key=rows.__getitem__)
-        raise ColumnError(
-            f'column "{least}" has {rows[least]:,} rows and "{most}" has {rows[most]:,}: columns '
-            "of one table have a value, or null, for each row"
-        )
-    return next(iter(rows.values()), 0)
 
 
 class _Lookup:

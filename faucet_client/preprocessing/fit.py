@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from faucet_client.errors import ColumnError, SpecError
 from faucet_client.preprocessing.categories import CategoryStatistics
-from faucet_client.preprocessing.columns import kind_of, numbers
-from faucet_client.preprocessing.encode import check_rows
+from faucet_client.preprocessing.columns import check_rows, kind_of, numbers
 from faucet_client.preprocessing.identify import Rules, identify
 from faucet_client.preprocessing.identify_others import identify_categories, identify_times
 from faucet_client.preprocessing.likelihood import Candidate, most_likely

@@ -161,7 +161,9 @@ class _Categories:
         of_text = transform.of_text if isinstance(transform, Categorical) else None
         if of_text is not None and of_text != (self._known.kind == "text"):
             lists = "text" if of_text else "whole numbers"
-            self._refuse(transform.type, f"it holds {self._known.kind}, and {lists} is listed")
+            self._refuse(
+                transform.type, f"it lists {lists}, and the column holds {self._known.kind}"
+            )
         return transform
 
     def _refuse(self, kind: str, reason: str) -> None:

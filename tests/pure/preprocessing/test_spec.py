@@ -1,5 +1,3 @@
-import contextlib
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,27 +7,31 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from faucet_client.errors import ColumnError, NotYetAvailable, SpecError
+from faucet_client.errors import ColumnError, SpecError
 from faucet_client.preprocessing import (
     TRANSFORMS,
     Binary,
     BoxCox,
     BoxCoxTrial,
+    Categorical,
     Continuous,
     ContinuousAction,
     DoNotPreprocess,
     Enumeration,
     Feature,
+    Hashed,
+    Log1p,
     Policy,
     PreprocessingSpec,
     Probability,
     Quantile,
     Summary,
+    Timestamp,
     Transform,
-    document,
 )
 
 FLOATS = st.floats(-1e30, 1e30)
+ANY_CHARACTER = st.characters(exclude_categories=["Cs"])
 STDDEVS = st.floats(1e-3, 1e30)
 TRANSFORM: st.SearchStrategy[Transform] = st.one_of(
     st.just(Binary()),
@@ -40,6 +42,22 @@ TRANSFORM: st.SearchStrategy[Transform] = st.one_of(
     st.builds(Quantile, st.sets(FLOATS, min_size=2).map(sorted)),
     st.builds(ContinuousAction, st.floats(-10, 0), st.floats(0.1, 10)),
     st.just(DoNotPreprocess()),
+    st.builds(Log1p, FLOATS, STDDEVS),
+    st.builds(
+        Categorical,
+        st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, unique=True)
+        | st.lists(st.text(ANY_CHARACTER, max_size=5), min_size=1, unique=True),
+        st.booleans(),
+    ),
+    st.just(Categorical(())),
+    st.builds(Hashed, st.integers(1, 2**31 - 1)),
+    st.builds(Timestamp, st.sets(st.sampled_from(["hour", "weekday", "yearday"])), FLOATS, STDDEVS),
+)
+POLICY = st.builds(
+    Policy,
+    impute=st.none() | FLOATS,
+    missing_flag=st.booleans(),
+    clip=st.none() | st.tuples(st.floats(-10, 0), st.floats(0.1, 10)),
 )
 SUMMARIES = st.none() | st.builds(
     Summary,
@@ -49,13 +67,23 @@ SUMMARIES = st.none() | st.builds(
     distinct=st.none() | st.integers(0, 9),
     trial=st.none() | st.builds(BoxCoxTrial, FLOATS, FLOATS, FLOATS, FLOATS, st.booleans()),
 )
-TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=9)
+TEXTS = st.text(ANY_CHARACTER, max_size=9)
+
+
+def feature_of(
+    name: str, transform: Transform, policy: Policy, why: str, summary: Any, notes: Any
+) -> Feature:
+    if isinstance(transform, Categorical | Hashed):
+        policy = Policy(missing_flag=policy.missing_flag)
+    return Feature(name, transform, why, summary, notes, policy)
+
+
 SPECS = st.dictionaries(
-    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="="), min_size=1),
-    st.tuples(TRANSFORM, TEXTS, SUMMARIES, st.lists(TEXTS, max_size=2).map(tuple)),
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="=."), min_size=1),
+    st.tuples(TRANSFORM, POLICY, TEXTS, SUMMARIES, st.lists(TEXTS, max_size=2).map(tuple)),
     min_size=1,
     max_size=6,
-).map(lambda found: PreprocessingSpec([Feature(name, *rest) for name, rest in found.items()]))
+).map(lambda found: PreprocessingSpec([feature_of(name, *rest) for name, rest in found.items()]))
 
 EXAMPLE = PreprocessingSpec(
     [
@@ -66,13 +94,6 @@ EXAMPLE = PreprocessingSpec(
         Feature("ant", Continuous(1.0, 1.0)),
     ]
 )
-
-
-def written(change: Any = None) -> str:
-    plain = json.loads(EXAMPLE.to_json())
-    if change is not None:
-        change(plain)
-    return json.dumps(plain)
 
 
 def test_outputs_are_ordered_by_type_then_name() -> None:
@@ -148,6 +169,41 @@ def test_the_key_is_of_what_decides_the_bytes() -> None:
     assert PreprocessingSpec([Feature("a", Continuous(0.5, 1.0))]).key() == (
         "8385bd503b6795cbe671d9627c9996c024576344ede2f8abdbdaed8912cbcaee"
     )
+
+
+def test_a_policy_is_part_of_the_key_and_of_the_diff_and_needs_no_place_in_json() -> None:
+    assert "policy" not in EXAMPLE.to_json()
+    policy = Policy(impute=1, clip=(0, 9))
+    changed = EXAMPLE.override({"ant": Continuous(2, 1)}, policies={"ant": policy, "age": policy})
+    assert changed.key() != EXAMPLE.override({"ant": Continuous(2, 1)}).key()
+    assert changed.feature("age").why == "a rule"
+    assert [str(each) for each in EXAMPLE.diff(changed)] == [
+        "age: policy.impute None -> 1.0",
+        "age: policy.clip None -> (0.0, 9.0)",
+        "ant: mean 1.0 -> 2.0",
+        "ant: policy.impute None -> 1.0",
+        "ant: policy.clip None -> (0.0, 9.0)",
+    ]
+    with pytest.raises(ColumnError, match='no feature "agee"'):
+        EXAMPLE.override(policies={"agee": policy})
+    with pytest.raises(SpecError, match=r"policy\.impute is for numbers and times"):
+        changed.override({"age": Hashed(3)})
+
+
+def test_a_difference_is_told_in_a_line() -> None:
+    spec = PreprocessingSpec([Feature("x", Categorical(tuple(range(1_000))))])
+    (found,) = spec.diff(spec.override({"x": Categorical((1,))}))
+    assert len(str(found)) < 250
+    assert found.before == tuple(range(1_000))
+
+
+def test_what_2020_did_not_know_is_not_written_for_it() -> None:
+    for changed, what in (
+        (EXAMPLE.override({"age": Log1p(0, 1)}), "LOG1P"),
+        (EXAMPLE.override(policies={"age": Policy(impute=1)}), "a policy"),
+    ):
+        with pytest.raises(SpecError, match=f'feature "age" has {what}, which the 2020 package'):
+            changed.to_faucetml()
 
 
 def test_a_file_gives_back_what_was_saved(tmp_path: Path) -> None:
@@ -226,6 +282,49 @@ def test_a_table_without_a_feature_is_refused_by_name() -> None:
         (lambda: Quantile((2, 1)), r"QUANTILE.boundaries must ascend"),
         (lambda: Quantile((1, float("nan"))), r"QUANTILE.boundaries must be a finite number"),
         (lambda: ContinuousAction(1, 1), r"CONTINUOUS_ACTION.high must be above low"),
+        (lambda: Log1p(0, 0), r"LOG1P.stddev must be at least"),
+        (lambda: Log1p(float("nan"), 1), r"LOG1P.mean must be a finite number"),
+        (lambda: Categorical(("a", "a")), r"CATEGORICAL.values must each be there once"),
+        (lambda: Categorical(("a", 1)), r"CATEGORICAL.values must all be texts.* not 1"),  # type: ignore[arg-type]
+        (lambda: Categorical((1, "a")), r"CATEGORICAL.values must be whole numbers, not 'a'"),  # type: ignore[arg-type]
+        (lambda: Categorical((True,)), r"CATEGORICAL.values must be whole numbers, not True"),
+        (lambda: Categorical((2**63,)), r"CATEGORICAL.values must be int64"),
+        (lambda: Categorical(("a" * 1_025,)), r"CATEGORICAL.values .* at most 1,024 characters"),
+        (lambda: Categorical(("\ud800",)), r"CATEGORICAL.values must be of valid Unicode"),
+        (lambda: Categorical("ab"), r"CATEGORICAL.values must be a list"),  # type: ignore[arg-type]
+        (lambda: Categorical((), one_hot=True), r"CATEGORICAL.values must have from 1"),
+        (lambda: Categorical((1,), one_hot=1), r"CATEGORICAL.one_hot must be True or False"),  # type: ignore[arg-type]
+        (lambda: Hashed(0), r"HASHED.buckets must be from 1 to 2,147,483,647, not 0"),
+        (lambda: Hashed(2**31), r"HASHED.buckets must be from 1"),
+        (lambda: Hashed(1.5), r"HASHED.buckets must be whole numbers"),  # type: ignore[arg-type]
+        (lambda: Timestamp(("minute",), 0, 1), r"TIMESTAMP.parts must be of hour, .*'minute'"),
+        (lambda: Timestamp(("hour", "hour"), 0, 1), r"TIMESTAMP.parts must .* at most once"),
+        (lambda: Timestamp("hour", 0, 1), r"TIMESTAMP.parts must be a list"),  # type: ignore[arg-type]
+        (lambda: Timestamp((), 0, 0), r"TIMESTAMP.stddev must be at least"),
+        (lambda: Policy(impute=float("nan")), r"policy.impute must be a finite number"),
+        (lambda: Policy(impute="mean"), r"policy.impute must be a number"),  # type: ignore[arg-type]
+        (lambda: Policy(missing_flag=1), r"policy.missing_flag must be True or False"),  # type: ignore[arg-type]
+        (lambda: Policy(clip=(1, 1)), r"policy.clip must be low, then high, above it"),
+        (lambda: Policy(clip=(1,)), r"policy.clip must be two numbers"),  # type: ignore[arg-type]
+        (lambda: Policy(clip="ab"), r"policy.clip must be two numbers"),  # type: ignore[arg-type]
+        (
+            lambda: Feature("x", Hashed(3), policy=Policy(impute=0)),
+            'feature "x": policy.impute is for numbers and times, and HASHED',
+        ),
+        (
+            lambda: Feature("x", Categorical((1,)), policy=Policy(clip=(0, 1))),
+            'feature "x": policy.clip is for numbers and times, and CATEGORICAL',
+        ),
+        (lambda: Feature("x", Binary(), policy={}), 'feature "x": the policy must be a Policy'),  # type: ignore[arg-type]
+        (
+            lambda: PreprocessingSpec(
+                [
+                    Feature("a", Binary(), policy=Policy(missing_flag=True)),
+                    Feature("a.missing", Binary()),
+                ]
+            ),
+            'the outputs .* "a.missing" is there more than once',
+        ),
         (lambda: Feature("", Binary()), "a feature's name must be a text"),
         (lambda: Feature("\ud800", Binary()), "must be of valid Unicode"),
         (lambda: PreprocessingSpec([]), "at least one feature"),
@@ -244,129 +343,6 @@ def test_a_table_without_a_feature_is_refused_by_name() -> None:
 def test_what_cannot_serve_is_refused_where_it_is_written(make: Any, message: str) -> None:
     with pytest.raises(SpecError, match=message):
         make()
-
-
-def first(plain: Any) -> Any:
-    return plain["features"][1]
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        (lambda p: p.update(version=2), NotYetAvailable, "version 2.*upgrade faucetml"),
-        (lambda p: p.update(version="1"), SpecError, '"version" must be a whole number'),
-        (lambda p: p.update(format="x"), SpecError, "from_faucetml"),
-        (lambda p: p.update(more=1), SpecError, "the spec has 'more', which is not known"),
-        (lambda p: p.pop("features"), SpecError, "the spec lacks features"),
-        (lambda p: p.update(features={}), SpecError, '"features" must be a list'),
-        (lambda p: p.update(features=[1]), SpecError, "feature 0 must be an object"),
-        (lambda p: p.update(features=[]), SpecError, "at least one feature"),
-        (lambda p: p["features"].append(first(p)), SpecError, '"age" is there more than once'),
-        (lambda p: first(p).update(name=3), SpecError, 'feature 1: "name" must be a text'),
-        (lambda p: first(p).pop("transform"), SpecError, 'feature "age" lacks transform'),
-        (
-            lambda p: first(p)["transform"].update(type="WAVELET"),
-            NotYetAvailable,
-            "feature \"age\": the transform 'WAVELET' is not known.*upgrade faucetml",
-        ),
-        (
-            lambda p: first(p)["transform"].update(type=["CONTINUOUS"]),
-            SpecError,
-            'feature "age": transform: "type" must be a text',
-        ),
-        (
-            lambda p: first(p)["transform"].pop("mean"),
-            SpecError,
-            'feature "age": CONTINUOUS lacks mean',
-        ),
-        (
-            lambda p: first(p)["transform"].update(median=3),
-            SpecError,
-            "feature \"age\": CONTINUOUS has 'median', which is not known",
-        ),
-        (
-            lambda p: first(p)["transform"].update(mean="30"),
-            SpecError,
-            'feature "age": CONTINUOUS.mean must be a number',
-        ),
-        (
-            lambda p: first(p)["transform"].update(mean=None),
-            SpecError,
-            'feature "age": CONTINUOUS.mean must be a number',
-        ),
-        (
-            lambda p: first(p)["transform"].update(mean=10**400),
-            SpecError,
-            'feature "age": CONTINUOUS.mean must be a finite number',
-        ),
-        (
-            lambda p: p["features"][3]["transform"].update(values=[[1]]),
-            SpecError,
-            'feature "class": ENUM.values must be whole numbers',
-        ),
-        (
-            lambda p: first(p)["summary"].update(nulls=-1),
-            SpecError,
-            'feature "age": summary.nulls must be a whole number',
-        ),
-        (
-            lambda p: first(p)["summary"].update(trial={}),
-            SpecError,
-            'feature "age": summary.trial lacks exponent',
-        ),
-    ],
-)
-def test_json_that_is_no_spec_is_refused_by_feature_and_rule(
-    change: Any, error: type[SpecError], message: str
-) -> None:
-    with pytest.raises(SpecError, match=message) as raised:
-        PreprocessingSpec.from_json(written(change))
-    assert type(raised.value) is error
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "not JSON"),
-        (b"\xff\xfe\xfa", "not JSON"),
-        ("[]", '"format": "faucet-preprocessing"'),
-        ("[" * 1_000_000, "nested too deep"),
-        ('{"a":' * 1_000_000, "nested too deep"),
-        ("1" * 10_000, "not JSON"),
-        (" " * (100 << 20), "32 MiB, and this has more"),
-        (written().replace("30.0", "NaN"), "NaN is no number of JSON"),
-        (written().replace("30.0", "-Infinity"), "-Infinity is no number of JSON"),
-        (written().replace("30.0", "1e999"), "CONTINUOUS.mean must be a finite number"),
-        (written().replace('"mean": 30.0', '"mean": 30.0, "mean": 31.0'), "stands twice"),
-    ],
-    ids=range(11),
-)
-def test_hostile_text_is_refused(text: str | bytes, message: str) -> None:
-    with pytest.raises(SpecError, match=message):
-        PreprocessingSpec.from_json(text)
-
-
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.recursive(
-    st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(
-        st.sampled_from(["name", "transform", "type", "mean", "stddev", "features", "summary"]),
-        inner,
-    ),
-))  # fmt: skip
-def test_any_json_in_place_of_features_is_a_spec_or_a_spec_error(value: Any) -> None:
-    for plain in (value, [value], [{"name": "a", "transform": value}]):
-        text = json.dumps({"format": document.FORMAT, "version": 1, "features": plain})
-        with contextlib.suppress(SpecError):
-            PreprocessingSpec.from_json(text)
-
-
-def test_every_field_has_a_reader() -> None:
-    from dataclasses import fields
-
-    kinds = [*TRANSFORMS.values(), Policy, Summary, BoxCoxTrial]
-    used = {str(each.type) for kind in kinds for each in fields(kind)}
-    assert used == set(document._READERS)
 
 
 def test_specs_of_2020_are_read_and_written_again(case: dict[str, Any]) -> None:

@@ -34,6 +34,7 @@ from faucet_client import (
     ParquetSource,
     SourceReadError,
     SpecError,
+    _compat_reader,
     compat,
     get_client,
 )
@@ -70,7 +71,7 @@ class Files:
         self._folder = folder
         self._database = folder / "queries.duckdb"
         patch.setattr(compat, "_table", lambda name, _: ParquetSource(str(folder / name)))
-        patch.setattr(compat, "_query", self._query)
+        patch.setattr(_compat_reader, "_query", self._query)
 
     def load(self, name: str, table: pa.Table, ds: str | None = None) -> None:
         pq.write_table(table, self._folder / name)
@@ -692,7 +693,7 @@ def test_the_chunk_size_is_a_hint(warehouse: Warehouse) -> None:
 
 
 def test_a_query_is_run_anew_and_a_table_may_be_a_partition() -> None:
-    assert compat._query("SELECT 1") == BigQuerySource(query="SELECT 1", snapshot="new")
+    assert _compat_reader._query("SELECT 1") == BigQuerySource(query="SELECT 1", snapshot="new")
     assert compat._table("a.b.c", "2020-01-20") == BigQuerySource(
         table="a.b.c", partition_date="2020-01-20"
     )

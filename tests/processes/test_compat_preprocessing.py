@@ -15,7 +15,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from faucet_client import ColumnError, IteratorError, SpecError
+from faucet_client import ColumnError, DatasetSpec, IteratorError, ParquetSource, SpecError
+from faucet_client._compat_preprocessing import _first_buckets
 from faucet_client.compat import DataReader, NormalizationParameters
 from faucet_client.preprocessing import PreprocessingSpec, Quantile, fit
 from tests.processes.tables_2020 import (
@@ -146,18 +147,41 @@ def test_the_sample_depends_neither_on_the_order_of_rows_nor_on_chunks(
     }
 
 
+@pytest.mark.parametrize("percents", [(100, 20), (100, 0), (50, 10.05), (0.3, 0)])
+@pytest.mark.parametrize("count", [1, 2, 1_000, 3_000])
+def test_the_first_buckets_are_those_of_the_split(
+    percents: tuple[float, float], count: int
+) -> None:
+    source = ParquetSource("/data/t.parquet")
+    spec = DatasetSpec(
+        source,
+        features=(),
+        passthrough=("features", "labels"),
+        hash_column="hash_on" if sum(percents) != 100 else None,
+        sample_percent=percents[0],
+        eval_percent=percents[1],
+    )
+    whole = spec.split_buckets()
+    if count < whole.train_end:
+        part = _first_buckets(spec, count).split_buckets()
+        assert part.buckets == whole.buckets
+        assert part.train_end == part.eval_end
+        assert count <= part.train_end <= min(count + 1, whole.train_end)
+
+
+@pytest.mark.parametrize("different", [10, 60, 100])
 def test_a_sample_is_as_large_as_asked_for_though_hash_on_has_few_values(
-    warehouse: Warehouse,
+    different: int, warehouse: Warehouse
 ) -> None:
     rows = 30_000
-    table = features_table(rows, {"x": np.arange(rows) * 1.0}, hash_on=np.arange(rows) % 10)
-    warehouse.load(TABLE, table)
+    x = np.arange(rows) * 1.0
+    warehouse.load(TABLE, features_table(rows, {"x": x}, hash_on=np.arange(rows) % different))
     with open_rows(test_split_percent=30) as reader:
         _, net = reader.gen_preprocess_specs_and_net(sample_size=1_000)
     (feature,) = net.spec.features
     assert feature.summary is not None
     assert feature.summary.rows >= 1_000
-    assert feature.summary.rows % 3_000 == 0  # all rows of some values
+    assert feature.summary.rows % (rows // different) == 0  # all rows of some values
 
 
 def test_a_table_without_hash_on_is_fitted_to_its_first_rows_and_the_log_says_so(
@@ -371,6 +395,7 @@ def test_labels_are_as_they_are_each_for_itself(
         "bought": np.arange(rows) % 3 == 0,
         "paid": pa.array(np.arange(rows) / 4, mask=np.arange(rows) % 5 == 0),
         "until": 2**24 + np.arange(rows),
+        "stars": pa.array(np.arange(rows) % 6, mask=np.arange(rows) % 4 == 0),
     }
     table = features_table(rows, {"x": np.arange(rows)}).drop_columns(["labels"])
     arrays = [pa.array(label) for label in labels.values()]
@@ -388,6 +413,7 @@ def test_labels_are_as_they_are_each_for_itself(
         expected = np.sort(raw[name].to_numpy(np.float32))  # NaN comes last in both
         np.testing.assert_array_equal(np.sort(label[:, 0].numpy()), expected)
     assert together["paid"].isnan().sum() == rows / 5
+    assert together["stars"].isnan().sum() == rows / 4
     warned = [r.getMessage() for r in caplog.records if "beyond 2^24" in r.getMessage()]
     assert len(warned) == 1
     assert warned[0].startswith("label until")

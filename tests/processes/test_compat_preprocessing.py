@@ -157,7 +157,7 @@ def test_the_first_buckets_are_those_of_the_split(
         source,
         features=(),
         passthrough=("features", "labels"),
-        hash_column="hash_on" if sum(percents) != 100 else None,
+        hash_column="hash_on",
         sample_percent=percents[0],
         eval_percent=percents[1],
     )

@@ -76,6 +76,24 @@ def frame(columns: Mapping[str, Column]) -> pd.DataFrame:
     return whole
 
 
+def columns_in(given: pd.DataFrame) -> dict[str, Column]:
+    """The columns of a data frame; numbers and booleans as such, also where values are missing."""
+    return {str(name): _column_in(given[name]) for name in given.columns}
+
+
+def _column_in(series: pd.Series) -> Column:
+    values = series.to_numpy()
+    if values.dtype != object:
+        return values, None  # a missing one is NaN
+    known = ~series.isna().to_numpy()
+    found = np.array(values[known].tolist())
+    if found.dtype.kind not in "biuf":
+        return values, known
+    filled = np.zeros(len(values), found.dtype)
+    filled[known] = found
+    return filled, known
+
+
 def _with_missing(values: NDArray[Any], known: NDArray[np.bool_] | None) -> NDArray[Any]:
     """The values in the narrowest dtype that has them all and the missing ones; see the module."""
     if known is None or values.dtype.kind in "fO":

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import runpy
 import shutil
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from tests.bigquery_server.local import LocalBigQuery
+from tests.processes import tables_2020
 from tests.processes.bigquery import Warehouse, lend
 from tests.processes.daemons import StartDaemon, WatchedDaemon
 from tests.processes.leaks import assert_nothing_is_left, descriptors
@@ -140,3 +143,30 @@ def start_trainer(
     yield start
     for trainer in started:
         trainer.kill()
+
+
+@pytest.fixture
+def warehouse(
+    request: pytest.FixtureRequest,
+    start_daemon: StartDaemon,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[tables_2020.Warehouse]:
+    """Where tables of 2020 are: files, unless a test asks for both kinds, or for BigQuery."""
+    if getattr(request, "param", "files") == "files":
+        daemon = start_daemon()
+        monkeypatch.setenv("FAUCET_ADDRESS", daemon.address)
+        yield tables_2020.Files(daemon, tmp_path, monkeypatch)
+        return
+    with LocalBigQuery() as server:
+        daemon = tables_2020.start_reader(start_daemon, server, "anonymous")
+        monkeypatch.setenv("FAUCET_ADDRESS", daemon.address)
+        yield tables_2020.BigQuery(daemon, server)
+
+
+@pytest.fixture
+def example() -> Callable[[int], pa.Table]:
+    """The examples' table, of so many rows."""
+    module = runpy.run_path(str(tables_2020.EXAMPLES / "passengers.py"))
+    passengers: Callable[[int], pa.Table] = module["passengers"]
+    return passengers

@@ -10,16 +10,15 @@ import logging
 import runpy
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+import torch
 
 from faucet_client import (
     AccessDenied,
@@ -27,148 +26,31 @@ from faucet_client import (
     ColumnError,
     Dataset,
     DatasetSpec,
-    DuckDBSource,
     FaucetClient,
     IteratorError,
-    NotYetAvailable,
-    ParquetSource,
     SourceReadError,
     SpecError,
+    _compat_reader,
     compat,
     get_client,
 )
-from faucet_client.compat import DataReader
 from faucet_client.errors import DaemonLost
 from tests.bigquery_server import LocalBigQuery
-from tests.processes.daemons import StartDaemon, WatchedDaemon
+from tests.processes.daemons import StartDaemon
+from tests.processes.tables_2020 import (
+    EXAMPLES,
+    TABLE,
+    Frames,
+    Warehouse,
+    both,
+    open_rows,
+    rest_of,
+    rows_table,
+    start_reader,
+)
 from tests.processes.waiting import eventually
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-TABLE = "my-project.my_dataset.rows"
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
-RAISED = {error.__name__: error for error in (NotYetAvailable, NameError)}
-"""What cells may say that they raise."""
-
-Frames = dict[str, Any]
-
-
-class Warehouse(Protocol):
-    """Where tables are, for `get_client` to read through a running daemon."""
-
-    daemon: WatchedDaemon
-
-    def load(self, name: str, table: pa.Table, ds: str | None = None) -> None:
-        """Makes a table, or one that has its rows in the partition of that day."""
-        ...
-
-
-class Files:
-    """Parquet files in BigQuery's place, and a DuckDB database for queries."""
-
-    def __init__(self, daemon: WatchedDaemon, folder: Path, patch: pytest.MonkeyPatch) -> None:
-        self.daemon = daemon
-        self._folder = folder
-        self._database = folder / "queries.duckdb"
-        patch.setattr(compat, "_table", lambda name, _: ParquetSource(str(folder / name)))
-        patch.setattr(compat, "_query", self._query)
-
-    def load(self, name: str, table: pa.Table, ds: str | None = None) -> None:
-        pq.write_table(table, self._folder / name)
-        with duckdb.connect(str(self._database)) as database:
-            database.register("rows", table)
-            database.execute(f'CREATE OR REPLACE TABLE "{name}" AS FROM rows')
-
-    def _query(self, sql: str) -> DuckDBSource:
-        return DuckDBSource(str(self._database), query=sql.replace("`", '"'))
-
-
-class BigQuery:
-    """A local BigQuery, and the reader of BigQuery."""
-
-    def __init__(self, daemon: WatchedDaemon, server: LocalBigQuery) -> None:
-        self.daemon = daemon
-        self._server = server
-
-    def load(self, name: str, table: pa.Table, ds: str | None = None) -> None:
-        if ds is None:
-            self._server.load(name, table)
-        else:
-            other_day = {"2020-01-21": table.slice(0, 100)}
-            self._server.load(name, partitions={ds: table} | other_day)
-
-
-@pytest.fixture
-def warehouse(
-    request: pytest.FixtureRequest,
-    start_daemon: StartDaemon,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Warehouse]:
-    """Files, unless a test asks for both kinds."""
-    if getattr(request, "param", "files") == "files":
-        daemon = start_daemon()
-        monkeypatch.setenv("FAUCET_ADDRESS", daemon.address)
-        yield Files(daemon, tmp_path, monkeypatch)
-        return
-    with LocalBigQuery() as server:
-        daemon = start_reader(start_daemon, server, "anonymous")
-        monkeypatch.setenv("FAUCET_ADDRESS", daemon.address)
-        yield BigQuery(daemon, server)
-
-
-def start_reader(
-    start_daemon: StartDaemon, server: LocalBigQuery, credentials: str
-) -> WatchedDaemon:
-    """A daemon that reads from a server."""
-    return start_daemon(
-        bigquery_credentials=credentials,
-        bigquery_project="my-project",
-        bigquery_api_endpoint=server.rest,
-        bigquery_storage_endpoint=server.grpc,
-        bigquery_storage_insecure="true",
-    )
-
-
-both = pytest.mark.parametrize("warehouse", ["files", "bigquery"], indirect=True)
-
-
-@pytest.fixture
-def example() -> Callable[[int], pa.Table]:
-    """The examples' table, of so many rows."""
-    passengers: Callable[[int], pa.Table] = runpy.run_path(str(EXAMPLES / "passengers.py"))[
-        "passengers"
-    ]
-    return passengers
-
-
-def rows_table(rows: int, **features: Any) -> pa.Table:
-    """A table of 2020's shape: `hash_on` and the feature `id` count, and so does the label `y`."""
-    ids = np.arange(rows)
-    columns = {"id": ids, "x": ids % 7} | features
-    labels = {"y": ids, "z": ids % 2}
-    return pa.table(
-        {
-            "hash_on": pa.array(ids),
-            "features": pa.StructArray.from_arrays(
-                [pa.array(column) for column in columns.values()], list(columns)
-            ),
-            "labels": pa.StructArray.from_arrays(
-                [pa.array(column) for column in labels.values()], list(labels)
-            ),
-        }
-    )
-
-
-def open_rows(**changes: Any) -> DataReader:
-    """`get_client` for the table that tests load."""
-    return get_client(
-        **{"datastore": "bigquery", "credential_path": None, "table_name": TABLE} | changes
-    )
-
-
-def rest_of(reader: DataReader) -> list[Frames]:
-    """The batches that the pass still has."""
-    return list(iter(reader.get_batch, None))
 
 
 def ids_of(batches: list[Frames]) -> list[int]:
@@ -216,39 +98,41 @@ def test_the_examples_run_beside_a_local_bigquery() -> None:
 
 @both
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_the_notebooks_run_as_they_say(
+def test_the_notebooks_run(
     path: Path, warehouse: Warehouse, example: Callable[[int], pa.Table]
 ) -> None:
     warehouse.load("my-project.my_dataset.passengers", example(891), "2020-01-20")
     shown = run_notebook(path)
     batches = [value for value in shown if isinstance(value, dict)]
-    assert batches, "no cell shows a batch"
-    for batch in batches:
-        assert batch["features"].shape == (128, 10)
-        assert batch["features"]["age"].isna().any()
-        assert batch["labels"].columns.tolist() == ["survived"]
-        assert (batch["batch_num"], batch["batches_per_epoch"]) == (1, 6)
+    assert [batch["batch_num"] for batch in batches] == [*range(1, len(batches) + 1)]
+    assert {batch["batches_per_epoch"] for batch in batches} == {6}
+    assert [type(batch["features"]).__name__ for batch in batches] == {
+        "1_mini_batches": ["DataFrame"],
+        "2_preprocessing": ["Tensor", "DataFrame"],
+    }[path.stem]
+    frames = batches[-1]
+    assert frames["features"].shape == (128, 10)
+    assert frames["features"]["age"].isna().any()
+    assert frames["labels"].columns.tolist() == ["survived"]
+    if path.stem == "2_preprocessing":
+        age, family_size = (v for v in shown if isinstance(v, compat.NormalizationParameters))
+        assert (age.feature_type, family_size.feature_type) == ("CONTINUOUS", "ENUM")
+        assert family_size.possible_values == [1, 2, 3, 4, 5]
+        tensors = batches[0]
+        assert (tensors["features"].shape, tensors["features"].dtype) == ((128, 28), torch.float32)
+        assert tensors["features"].isfinite().all()
+        assert [*tensors["labels"]] == ["survived"]
+        assert tensors["labels"]["survived"].shape == (128, 1)
 
 
 def run_notebook(path: Path) -> list[Any]:
-    """Runs the code cells in order; what the last expression of each shows.
-
-    A cell that says that it raises must raise just that. Remove the mark when it does no more.
-    """
+    """Runs the code cells in order; what the last expression of each shows."""
     namespace: dict[str, Any] = {}
     shown = []
     for cell in json.loads(path.read_text())["cells"]:
-        if cell["cell_type"] != "code":
-            continue
-        assert not cell["outputs"]
-        metadata = cell["metadata"]
-        assert ("raises" in metadata) == ("raises-exception" in metadata.get("tags", []))
-        body = ast.parse("".join(cell["source"])).body
-        if "raises" in metadata:
-            with pytest.raises(RAISED[metadata["raises"]]):
-                run_cell(body, namespace)
-        else:
-            shown.append(run_cell(body, namespace))
+        if cell["cell_type"] == "code":
+            assert not cell["outputs"]
+            shown.append(run_cell(ast.parse("".join(cell["source"])).body, namespace))
     return shown
 
 
@@ -567,23 +451,6 @@ def test_a_large_result_of_a_query_has_all_rows(warehouse: Warehouse) -> None:
 # What is refused.
 
 
-def test_preprocessing_is_an_error_that_says_so_and_uses_no_batch_up(warehouse: Warehouse) -> None:
-    warehouse.load(TABLE, rows_table(2_000))
-    with open_rows() as reader:
-        reader.prep_for_epoch()
-        for call in (
-            lambda: reader.get_batch(preprocess=True),
-            lambda: reader.gen_preprocess_specs_and_net(sample_size=100, skip_box_cox=True),
-            lambda: reader.get_num_output_features({}),
-            lambda: reader.preprocess_batch(None, None),
-        ):
-            with pytest.raises(NotYetAvailable, match=r"later release.*preprocess=False"):
-                call()
-        batch = reader.get_batch(preprocess=False)
-        assert batch is not None
-        assert batch["batch_num"] == 1
-
-
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -692,7 +559,7 @@ def test_the_chunk_size_is_a_hint(warehouse: Warehouse) -> None:
 
 
 def test_a_query_is_run_anew_and_a_table_may_be_a_partition() -> None:
-    assert compat._query("SELECT 1") == BigQuerySource(query="SELECT 1", snapshot="new")
+    assert _compat_reader._query("SELECT 1") == BigQuerySource(query="SELECT 1", snapshot="new")
     assert compat._table("a.b.c", "2020-01-20") == BigQuerySource(
         table="a.b.c", partition_date="2020-01-20"
     )

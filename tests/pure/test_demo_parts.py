@@ -15,7 +15,7 @@ from faucet_client.status import CostStatus, DatasetStatus, MemoryStatus, Status
 from faucetd.demo.auc import auc
 from faucetd.demo.display import Job, PlainDisplay, daemon_lines, results_table
 from faucetd.demo.progress import Batches, EpochEnd, Event, Failure, read_event
-from faucetd.demo.table import make_table
+from faucetd.demo.table import TEXTS, make_table
 
 
 @given(st.lists(st.tuples(st.integers(-3, 3), st.booleans()), max_size=40))
@@ -67,12 +67,13 @@ def test_the_table_has_a_label_and_an_id_for_every_flight_that_arrived(
     assert counts == (327_346, 327_346, 327_346, 77_630)
 
 
-def test_features_are_numbers_with_some_nulls_and_tell_nothing_of_the_arrival(
+def test_features_are_numbers_with_some_nulls_and_texts_and_tell_nothing_of_the_arrival(
     flights: duckdb.DuckDBPyConnection,
 ) -> None:
     types = feature_types(flights)
-    assert set(types.values()) == {"BIGINT", "BOOLEAN"}
-    assert len(types) == 9 + 16 + 3
+    assert [name for name, kind in types.items() if kind == "VARCHAR"] == list(TEXTS)
+    assert set(types.values()) == {"BIGINT", "VARCHAR"}
+    assert len(types) == 9 + 3
     assert not set(types) & {"arr_time", "arr_delay", "air_time", "dep_time"}
     [without_age] = one_row(
         flights, "SELECT count(*) FROM flights WHERE features.plane_age IS NULL"
@@ -80,11 +81,13 @@ def test_features_are_numbers_with_some_nulls_and_tell_nothing_of_the_arrival(
     assert without_age == 53_493
 
 
-def test_each_flight_has_one_carrier_and_one_origin(flights: duckdb.DuckDBPyConnection) -> None:
-    for kind in ("carrier_", "origin_"):
-        names = [name for name in feature_types(flights) if name.startswith(kind)]
-        total = " + ".join(f'features."{name}"::INT' for name in names)
-        assert one_row(flights, f"SELECT min({total}), max({total}) FROM flights") == (1, 1)
+def test_each_flight_has_a_carrier_an_origin_and_a_destination(
+    flights: duckdb.DuckDBPyConnection,
+) -> None:
+    counted = ", ".join(f"count(DISTINCT features.{name})" for name in TEXTS)
+    assert one_row(flights, f"SELECT {counted} FROM flights") == (16, 3, 104)
+    missing = " OR ".join(f"features.{name} IS NULL" for name in TEXTS)
+    assert one_row(flights, f"SELECT count(*) FROM flights WHERE {missing}") == (0,)
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,10 @@
 A fit is of training rows alone, and of the same ones whatever order they arrive in and however many
 workers read them: of all of them where they are few; else of those whose `hash_on` falls into the
 first hash buckets of the training split, as many buckets as hold the rows asked for. That is a
-dataset of its own, read from the source once for all processes that ask for as many rows. (The
-buckets are those of the split, so no evaluation row can be among them.) Only a table without
-`hash_on` has no such buckets; there it is the first training rows in the daemon's stable order,
-and the log says so.
+dataset of its own, read from the source once for all processes that ask for as many rows, as of the
+moment when the first one asked. (The buckets are those of the split, so no evaluation row can be
+among them.) Only a table without `hash_on` has no such buckets; there it is the first training rows
+in the daemon's stable order, and the log says so.
 
 Memory is bounded: rows come in parts, of which sums, extremes and counts are kept exactly, and the
 values of at most `_MOST_KEPT_ROWS` rows, chosen by a hash of what they hold.

@@ -158,7 +158,7 @@ def integers(name: str, column: Any) -> tuple[NDArray[np.int64], NDArray[np.bool
             )
         return raw.astype(np.int64), there
     if raw.dtype.kind in "biu":
-        return raw.astype(np.int64), there
+        return raw.astype(np.int64, copy=False), there
     if raw.dtype.kind != "f":
         raise ColumnError(f'column "{name}" is of dtype {raw.dtype}, and not of whole numbers')
     there = there & np.isfinite(raw)

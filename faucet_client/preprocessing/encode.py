@@ -100,6 +100,8 @@ class Encoder:
 
     def __init__(self, spec: PreprocessingSpec) -> None:
         self.spec = spec
+        self._dense = spec.input_names
+        self._ids = spec.id_names
         self._lookups: dict[str, _Lookup] = {
             feature.name: _Lookup(feature.name, feature.transform)
             for feature in spec.features
@@ -119,19 +121,19 @@ class Encoder:
         self.spec.check_inputs(columns)
         found = {f.name: self._column(f, columns[f.name]) for f in self.spec.features}
         rows = check_rows({name: len(values) for name, (values, _) in found.items()})
-        dense = self.spec.input_names
+        dense = self._dense
         # Column by column, since the module is fastest with contiguous columns.
         values = np.empty((len(dense), rows), np.float64)
         presence = np.empty((len(dense), rows), np.bool_)
         for number, name in enumerate(dense):
             values[number], presence[number] = found[name]
-        ids = {name: found[name][0].astype(np.int64, copy=False) for name in self.spec.id_names}
+        ids = {name: found[name][0].astype(np.int64, copy=False) for name in self._ids}
         return Encoded(values.T, presence.T, ids)
 
     def count(self, encoded: Encoded | Mapping[str, Any]) -> dict[str, PolicyCounts]:
         """What was done to how many rows, by feature; see `count`."""
         encoded = encoded if isinstance(encoded, Encoded) else self.encode(encoded)
-        places = {name: number for number, name in enumerate(self.spec.input_names)}
+        places = {name: number for number, name in enumerate(self._dense)}
         counts = {}
         for feature in self.spec.features:
             if feature.gives_ids:

@@ -2,15 +2,17 @@
 
 Invariant: a row's bytes are those that a model server gets for that row alone, out of
 `faucet_client.preprocessing.encode` and the spec's exported module, whatever batch and tile it came
-in. So what is served is what was trained on; the code is the same.
+in. So what is served is what was trained on. Plain numbers, which most columns are, take a shorter
+way to the same bytes; a test compares them.
 
-A tile of rows goes through at a time, so that its columns stay in the cache between the steps.
+A tile of rows goes through at a time: gathered column by column into a buffer that stays in the
+cache, computed there, each column contiguous, and written into the matrix.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,13 +20,23 @@ import torch
 from numpy.typing import NDArray
 
 from faucet_client.preprocessing.encode import Encoder, PolicyCounts
-from faucet_client.preprocessing.spec import PreprocessingSpec
+from faucet_client.preprocessing.spec import Feature, PreprocessingSpec
+from faucet_client.preprocessing.transforms import Categorical, Hashed, Timestamp
 from faucetd.prepare.columns import SourceColumn
 from faucetd.prepare.counts import ColumnCounts, Tally
 from faucetd.prepare.raw import raw_column
+from faucetd.prepare.values import null_mask, numbers
 
 _TILE_ROWS = 16_384
-_TILE_NBYTES = 4 << 20
+_FEWEST_ROWS = 1_024
+_TILE_NBYTES = 2 << 20
+
+
+class _Plain(NamedTuple):
+    """A column of numbers, whole: its values [rows], and which of them are null."""
+
+    values: NDArray[Any]
+    nulls: NDArray[np.bool_] | None
 
 
 class FittedFeatures:
@@ -37,10 +49,21 @@ class FittedFeatures:
 
     def __init__(self, features: Sequence[SourceColumn], spec: PreprocessingSpec) -> None:
         self._sources = {feature.name: feature.source for feature in features}
-        self._encoder = Encoder(spec)
         self._module = spec.preprocessor() if spec.width else None
-        width = max(len(spec.input_names), 1)
-        self._tile_rows = max(256, min(_TILE_ROWS, _TILE_NBYTES // (8 * width)))
+        self._width = len(spec.input_names)
+        places = {name: place for place, name in enumerate(spec.input_names)}
+        plain = [feature.name for feature in spec.features if _is_plain(feature)]
+        self._plain = [(self._sources[name], places[name]) for name in plain]
+        self._encoder: Encoder | None = None
+        self._encoded_places = np.empty(0, np.int64)
+        if len(plain) < len(spec.features):
+            rest = spec.exclude(plain)
+            self._encoder = Encoder(rest)
+            self._encoded_places = np.array([places[name] for name in rest.input_names], np.int64)
+        by_bytes = _TILE_NBYTES // (8 * max(self._width, 1))
+        self._tile_rows = max(_FEWEST_ROWS, min(_TILE_ROWS, by_bytes))
+        self._values = np.zeros(self._tile_rows * self._width)
+        self._present = np.empty(self._tile_rows * self._width, np.bool_)
 
     def apply(
         self,
@@ -60,23 +83,97 @@ class FittedFeatures:
         Raises:
             ColumnError: a column's values are not what the spec takes them for.
         """
-        for start in range(0, batch.num_rows, self._tile_rows):
-            tile = batch.slice(start, self._tile_rows)
-            stop = start + tile.num_rows
-            encoded = self._encoder.encode(
-                {name: raw_column(tile.column(path)) for name, path in self._sources.items()}
-            )
-            if self._module is not None:
-                with torch.inference_mode():
-                    made = self._module(
-                        torch.from_numpy(encoded.values), torch.from_numpy(encoded.presence)
-                    )
-                matrix[start:stop] = made.numpy()
-            for name, found in encoded.ids.items():
-                ids[name][start:stop] = found
-            for name, counts in self._encoder.count(encoded).items():
-                path = self._sources[name]
-                tally.add(path, _changes(counts, tile.column(path)))
+        columns = []
+        for path, _ in self._plain:
+            array = batch.column(path)
+            columns.append(_Plain(numbers(array), null_mask(array)))
+        target = torch.from_numpy(matrix)
+        with torch.inference_mode():
+            for start in range(0, batch.num_rows, self._tile_rows):
+                stop = min(start + self._tile_rows, batch.num_rows)
+                values, present = self._tile(stop - start)
+                present[:] = True
+                for (_, place), column in zip(self._plain, columns, strict=True):
+                    np.copyto(values[place], column.values[start:stop], casting="unsafe")
+                    if column.nulls is not None:
+                        np.logical_not(column.nulls[start:stop], out=present[place])
+                self._count_plain(columns, start, stop, values, tally)
+                if self._encoder is not None:
+                    tile = batch.slice(start, stop - start)
+                    of_tile = {name: each[start:stop] for name, each in ids.items()}
+                    self._encode(self._encoder, tile, values, present, of_tile, tally)
+                if self._module is not None:
+                    self._compute(self._module, values, present, target[start:stop])
+
+    def _tile(self, rows: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """The tile's values and presence, [inputs, rows], contiguous also when it is shorter."""
+        size = self._width * rows
+        shape = (self._width, rows)
+        return self._values[:size].reshape(shape), self._present[:size].reshape(shape)
+
+    def _count_plain(
+        self,
+        columns: Sequence[_Plain],
+        start: int,
+        stop: int,
+        values: NDArray[np.float64],
+        tally: Tally,
+    ) -> None:
+        """Counts NaN and infinity among values that are there."""
+        if not self._plain:
+            return
+        # Of NaN the magnitude is NaN, which is not less than anything.
+        suspicious = ~((values.max(axis=1) < np.inf) & (values.min(axis=1) > -np.inf))
+        for (path, place), column in zip(self._plain, columns, strict=True):
+            if suspicious[place] and column.values.dtype.kind == "f":
+                lost = ~np.isfinite(column.values[start:stop])
+                if column.nulls is not None:
+                    lost &= ~column.nulls[start:stop]
+                tally.add(path, ColumnCounts(not_finite=int(np.count_nonzero(lost))))
+
+    def _encode(
+        self,
+        encoder: Encoder,
+        tile: pa.RecordBatch,
+        values: NDArray[np.float64],
+        present: NDArray[np.bool_],
+        ids: Mapping[str, NDArray[np.int64]],
+        tally: Tally,
+    ) -> None:
+        """Puts what is no plain number into its places."""
+        names = encoder.spec.feature_names
+        arrays = {name: tile.column(self._sources[name]) for name in names}
+        encoded = encoder.encode({name: raw_column(array) for name, array in arrays.items()})
+        values[self._encoded_places] = encoded.values.T
+        present[self._encoded_places] = encoded.presence.T
+        for name, found in encoded.ids.items():
+            ids[name][:] = found
+        for name, counts in encoder.count(encoded).items():
+            tally.add(self._sources[name], _changes(counts, arrays[name]))
+
+    def _compute(
+        self,
+        module: Any,
+        values: NDArray[np.float64],
+        present: NDArray[np.bool_],
+        target: torch.Tensor,
+    ) -> None:
+        """Writes a tile's rows of the matrix, the outputs of each type in one go."""
+        first = 0
+        for part in module.outputs(torch.from_numpy(values).t(), torch.from_numpy(present).t()):
+            width = part.shape[1]
+            target[:, first : first + width] = part
+            first += width
+
+
+def _is_plain(feature: Feature) -> bool:
+    """Whether a feature is a number with nothing to count but what is missing."""
+    policy = feature.policy
+    return (
+        policy.clip is None
+        and policy.impute is None
+        and not (isinstance(feature.transform, Categorical | Hashed | Timestamp))
+    )
 
 
 def _changes(counts: PolicyCounts, array: pa.Array[Any]) -> ColumnCounts:

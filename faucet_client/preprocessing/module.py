@@ -166,7 +166,7 @@ class _WithPolicies(nn.Module):
             kind = values.dtype
             values = torch.minimum(torch.maximum(values, self.low.to(kind)), self.high.to(kind))
         if self._imputes:
-            values = torch.where(there | ~self.imputed, values, self.impute.to(values.dtype))
+            values = torch.where(there, values, self.impute.to(values.dtype))
             there = there | self.imputed
         output: Tensor = self.block(values, there)
         if not self._flags:

@@ -264,6 +264,24 @@ def test_the_fit_of_merged_parts_is_the_fit_of_the_whole(
     assert PreprocessingSpec.from_json(spec.to_json()) == spec
 
 
+@given(st.lists(st.sampled_from(["b", "a", "é", "Z", "", "aa"]), max_size=30), st.integers(1, 4))
+def test_values_are_listed_by_falling_count_then_ascending(values: list[str], least: int) -> None:
+    often = {value for value in values if values.count(value) >= least}
+    expected = sorted(often, key=lambda value: (-values.count(value), value))
+    known = CategoryStatistics.of_text("x", objects(values))
+    assert known.listed(least, 9) == tuple(expected)
+    assert known.listed(least, 2) == tuple(expected[:2])
+
+
+def test_long_texts_of_all_parts_are_counted() -> None:
+    column = objects(["a", "b" * 1_025, None, "c" * 2_000])
+    half = CategoryStatistics.of_text("x", column[:2]).merge(
+        CategoryStatistics.of_text("x", column[2:])
+    )
+    assert half == CategoryStatistics.of_text("x", column)
+    assert (half.long, half.nulls, half.count, half.distinct_count()) == (2, 1, 3, 1)
+
+
 @given(st.lists(st.integers(0, 40), max_size=80), st.integers(1, 50), st.integers(0, 80))
 def test_what_is_kept_is_counted_exactly(values: list[int], limit: int, cut: int) -> None:
     parts = [

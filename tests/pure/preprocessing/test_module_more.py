@@ -54,6 +54,7 @@ EVERYTHING = PreprocessingSpec(
         Feature("q", Timestamp(("yearday",), -1e9, 1.0), policy=Policy(0.0, True, (-1e15, 1e15))),
         Feature("r", Timestamp((), 0.0, 1e-30)),
         Feature("s", Hashed(3)),
+        Feature("t", Hashed(4), policy=FLAG),
     ]
 )
 MODULE = EVERYTHING.preprocessor()
@@ -174,7 +175,7 @@ def test_flags_stand_behind_their_features() -> None:
     names = EVERYTHING.output_names
     assert names[:3] == ("a", "a.missing", "b")
     assert names[names.index("l=z") :][:4] == ("l=z", "l.missing", "m.missing", "n=4")
-    assert EVERYTHING.id_names == ("m", "o", "s")
+    assert EVERYTHING.id_names == ("m", "o", "s", "t")
     values, there = rows(50)
     output = MODULE(values, there)
     missing = ~(there & values.isfinite())

@@ -57,7 +57,7 @@ def read(name: str, column: Any) -> Column:
     there: NDArray[np.bool_] = np.ones(len(raw), np.bool_)
     if masked:
         hidden = np.ma.getmaskarray(column)
-        there = ~hidden if raw.ndim == 1 else ~hidden.reshape(len(raw), -1).all(axis=1)
+        there = np.logical_not(hidden.reshape(len(raw), -1).all(axis=1))
     rows = len(raw)
     if raw.ndim > 1:
         shape = ", ".join(str(size) for size in raw.shape[1:])

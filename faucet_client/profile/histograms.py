@@ -95,7 +95,8 @@ def _edges(values: NDArray[np.float64]) -> NDArray[np.float64]:
     if len(edges) > 1:
         return edges
     width = max(0.5, abs(low) * 1e-6)
-    return np.clip(np.array([low - width, low + width]), -_LARGEST, _LARGEST)
+    around = [max(low - width, -_LARGEST), min(low + width, _LARGEST)]
+    return np.array(around, np.float64)
 
 
 def _tally(values: NDArray[np.float64], edges: NDArray[np.float64]) -> tuple[list[int], int, int]:

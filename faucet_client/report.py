@@ -2,10 +2,10 @@
 
     Path("profile.html").write_text(render(profile), encoding="utf-8")
 
-Invariants: nothing that comes from data is ever markup. It stands in the page once, as JSON in which
-no character can end the script element, and the page's own script writes it with `textContent`. A
-Content-Security-Policy allows that script and the plots' library, by their hashes, and nothing else,
-so that even a mistake there would run nothing and load nothing.
+Invariants: nothing that comes from data is ever markup. It stands in the page as JSON in which no
+character can end the script element (and in the title, escaped), and the page's own script writes
+it as text. A Content-Security-Policy allows that script and the plots' library, by their hashes,
+and nothing else, so that even a mistake there would run nothing and load nothing.
 
 The page's parts lie in `_report/`: its style, its script, and uPlot 1.6.32 (MIT), which draws the
 plots, with its licence.
@@ -25,8 +25,8 @@ from faucet_client._version import __version__
 from faucet_client.profile import Profile
 from faucet_client.profile.document import plain
 
-_ESCAPED = {character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
-"""What could end the element, or a line of it, wherever it stands in a text of JSON."""
+_ESCAPED = str.maketrans({character: f"\\u{ord(character):04x}" for character in "<>&"})
+"""What could end the element; in JSON these stand within texts alone."""
 
 
 def render(profile: Profile) -> str:
@@ -74,7 +74,7 @@ def _embedded(profile: Profile) -> str:
     for entry, feature in zip(data["features"], profile.features, strict=True):
         entry["drift"] = feature.drift
     text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return text.translate(str.maketrans(_ESCAPED))
+    return text.translate(_ESCAPED)
 
 
 @cache

@@ -3,7 +3,11 @@
 // markup. Plots are drawn when they come near the window, so that 500 features open at once.
 (() => {
   const profile = JSON.parse(document.getElementById("profile").textContent);
-  const features = profile.features;
+  // What is at its default is left out of the JSON.
+  const features = profile.features.map((feature) => ({
+    notes: [], policies: [], output_names: [], width: 0, evaluation_rows: 0, evaluation_nulls: 0,
+    ...feature,
+  }));
   const hasEval = "eval" in profile.looked_at;
   const byId = (id) => document.getElementById(id);
 
@@ -21,6 +25,7 @@
   // Numbers -----------------------------------------------------------------------------------
 
   const whole = new Intl.NumberFormat("en-US");
+  const short = new Intl.NumberFormat("en-US", { notation: "compact", maximumFractionDigits: 1 });
   const four = new Intl.NumberFormat("en-US", { maximumSignificantDigits: 4 });
 
   function number(value) {
@@ -116,7 +121,7 @@
     const readout = large ? element.parentElement.querySelector(".readout") : null;
     element.replaceChildren();
     element.drawn = new uPlot({
-      width: element.clientWidth || 156, height: large ? 190 : 41,
+      width: element.clientWidth || 166, height: large ? 190 : 41,
       legend: { show: false },
       padding: large ? [8, 12, 0, 0] : [2, 0, 0, 0],
       tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
@@ -127,7 +132,7 @@
         y: { range: [0, highest * 1.02] },
       },
       axes: large ? [
-        { ...axis, size: 26, values: format },
+        { ...axis, size: histogram.kind === "times" ? 38 : 26, values: format },
         {
           ...axis, size: 48, grid: { stroke: colours.line, width: 1 }, ticks: { show: false },
           values: (_, ticks) => ticks.map((tick) => `${four.format(tick * 100)} %`),
@@ -218,7 +223,7 @@
   // The overview ------------------------------------------------------------------------------
 
   const drifting = features.filter((feature) => feature.drift);
-  const noted = features.filter((feature) => (feature.notes || []).length);
+  const noted = features.filter((feature) => feature.notes.length);
   const withNulls = features.filter((feature) => feature.nulls);
 
   function card(title, figure, more) {
@@ -231,7 +236,7 @@
     byId("key").textContent = profile.key;
     const rows = Object.entries(profile.rows);
     const types = new Set(features.map((feature) => feature.type)).size;
-    const bySplit = rows.map(([split, count]) => `${whole.format(count)} ${split}`).join(" · ");
+    const bySplit = rows.map(([split, count]) => `${short.format(count)} ${split}`).join(" · ");
     const strong = drifting.filter((feature) => feature.drift === "strong").length;
     byId("cards").append(
       card("Rows", whole.format(sum(rows.map(([, count]) => count))), bySplit),
@@ -258,14 +263,14 @@
 
   const columns = [
     { title: "Feature", key: (feature) => feature.name.toLowerCase() },
-    { title: "Type", key: (feature) => feature.type },
-    { title: "Nulls", key: (feature) => feature.nulls / (feature.rows || 1), numeric: true },
-    { title: "Distinct", key: (feature) => feature.distinct, numeric: true },
-    { title: "Range", key: (feature) => feature.maximum ?? null, numeric: true },
-    { title: "Before" },
-    { title: "After" },
-    { title: "Drift (PSI)", key: (feature) => feature.psi ?? null, numeric: true },
-    { title: "Notes", key: (feature) => (feature.notes || []).length, numeric: true },
+    { title: "Type", width: "type", key: (feature) => feature.type },
+    { title: "Nulls", width: "nulls", key: (feature) => feature.nulls / (feature.rows || 1), numeric: true },
+    { title: "Distinct", width: "distinct", key: (feature) => feature.distinct, numeric: true },
+    { title: "Range, mean ± σ", width: "range", key: (feature) => feature.maximum ?? null, numeric: true },
+    { title: "Before", width: "plot" },
+    { title: "After", width: "plot" },
+    { title: "Drift (PSI)", width: "psi", key: (feature) => feature.psi ?? null, numeric: true },
+    { title: "Notes", width: "notes", key: (feature) => feature.notes.length, numeric: true },
   ];
 
   function smallPlot(feature, histogram, role) {
@@ -289,10 +294,13 @@
     fill.style.width = `${100 * nulls}%`;
     const range = make("td", { class: "n" });
     if (feature.minimum !== undefined && feature.maximum !== undefined) {
-      range.append(`${show(feature.minimum)} … ${show(feature.maximum)}`);
+      const [low, high] = [show(feature.minimum), show(feature.maximum)];
+      range.append(isTime(feature) ? `${low.slice(0, 10)} … ${high.slice(0, 10)}` : `${low} … ${high}`);
+      range.title = `${low} … ${high}`;
       if (feature.mean !== undefined && !isTime(feature)) {
         const spread = feature.stddev === undefined ? "" : ` ± ${number(feature.stddev)}`;
-        range.append(make("span", { class: "sub" }, number(feature.mean) + spread));
+        range.append(make("span", { class: "sub", title: "mean ± standard deviation" },
+          number(feature.mean) + spread));
       }
     } else {
       range.append(make("span", { class: "none" }, "–"));
@@ -303,7 +311,7 @@
     if (feature.drift) {
       drift.append(make("br"), make("span", { class: `tag ${feature.drift}` }, feature.drift));
     }
-    const notes = (feature.notes || []).length;
+    const notes = feature.notes.length;
     const element = make("tr", { class: "row" },
       make("th", { scope: "row" }, toggle,
         make("span", { class: "sub", title: feature.source_type }, feature.source_type)),
@@ -320,7 +328,7 @@
         ? make("span", { class: "tag notes", title: feature.notes.join("\n") }, plural(notes, "note"))
         : make("span", { class: "none" }, "–")));
     const entry = { feature, element, toggle, detail: null, number: number_ };
-    entry.words = [feature.name, feature.type, feature.source_type, ...(feature.notes || [])]
+    entry.words = [feature.name, feature.type, feature.source_type, ...feature.notes]
       .join("\n").toLowerCase();
     element.addEventListener("click", (event) => {
       if (!event.target.closest("a, input") && !getSelection().toString()) expand(entry);
@@ -397,8 +405,8 @@
   function detail(feature) {
     const show = inUnits(feature);
     const told = make("div");
-    told.append(make("h3", {}, `Why ${feature.type}`), make("p", {}, feature.why || "Not recorded."));
-    if ((feature.notes || []).length) {
+    told.append(make("h3", {}, `Why ${feature.type}`), make("p", { class: "why" }, feature.why || "Not recorded."));
+    if (feature.notes.length) {
       told.append(make("h3", {}, "Notes"),
         make("ul", {}, ...feature.notes.map((note) => make("li", {}, note))));
     }
@@ -416,20 +424,21 @@
       feature.evaluation_rows ? `${whole.format(feature.evaluation_rows)} eval` : "");
     stat("Nulls", `${whole.format(feature.nulls)} (${share(feature.nulls, feature.rows)})`,
       feature.evaluation_rows
-        ? `eval ${share(feature.evaluation_nulls || 0, feature.evaluation_rows)}` : "");
+        ? `eval ${share(feature.evaluation_nulls, feature.evaluation_rows)}` : "");
     stat("Infinite", whole.format(feature.infinite));
     stat("Distinct", (feature.distinct_is_all ? "" : "at least ") + whole.format(feature.distinct));
     if (feature.minimum !== undefined) stat("Smallest", show(feature.minimum));
     if (feature.maximum !== undefined) stat("Largest", show(feature.maximum));
     if (feature.mean !== undefined) stat("Mean", show(feature.mean));
     if (feature.stddev !== undefined) {
-      stat("Standard deviation", number(feature.stddev) + (isTime(feature) ? " s" : ""));
+      stat("Standard deviation", isTime(feature)
+        ? `${number(feature.stddev / 86400)} days` : number(feature.stddev));
     }
     if (feature.psi !== undefined) {
       stat("PSI", feature.psi.toFixed(4), `by chance up to ${feature.psi_by_chance.toFixed(4)}`);
     }
     if (feature.ks !== undefined) stat("KS", feature.ks.toFixed(4));
-    for (const { policy, rows } of feature.policies || []) {
+    for (const { policy, rows } of feature.policies) {
       stat(policy, plural(rows, "value"), "by policy");
     }
     return make("div", {},
@@ -491,7 +500,8 @@
   }
 
   const headers = columns.map((column, index) => {
-    const header = make("th", { scope: "col", class: column.numeric ? "n" : undefined });
+    const header = make("th",
+      { scope: "col", class: `${column.numeric ? "n" : ""} w-${column.width || "name"}` });
     if (column.key) {
       const button = make("button", { type: "button" }, column.title);
       button.addEventListener("click", () => sortBy(index));

@@ -28,7 +28,7 @@ class Histogram:
 
     Args:
         kind: "numbers"; "times", whose edges are seconds since 1970, UTC; or "values", which has a
-            bin a value instead of edges, the most frequent first.
+            bin a value instead of edges.
         train: Rows a bin. Of "values" there is one count more than values: that of all others.
         evaluation: Likewise; empty where no evaluation rows were looked at.
         edges: Ascending, one more than bins; a bin has its lower edge, the last one its upper, too.

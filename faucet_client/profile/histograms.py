@@ -16,8 +16,8 @@ SHOWN_VALUES = 20
 LONGEST_LABEL = 80
 
 _TAIL = 0.005
-_FAR = 2.0
-"""A tail is left out where all values span so many times what those between the tails do."""
+_FAR = 0.5
+"""A tail is left out where it is longer than so many times what lies between both."""
 _LARGEST = float(np.finfo(np.float64).max)
 
 
@@ -72,8 +72,17 @@ def of_outputs(names: Sequence[str], outputs: NDArray[np.float32]) -> Histogram 
     """
     if outputs.shape[1] == 1:
         return of_numbers("numbers", outputs[:, 0].astype(np.float64))
-    rows = (outputs != 0).sum(axis=0).tolist()
-    return of_texts(Counter(dict(zip(names, rows, strict=True)))) if any(rows) else None
+    rows = (outputs != 0).sum(axis=0)
+    if not rows.any():
+        return None
+    # In the order of the columns, which is that of an ENUM's values.
+    shown = sorted(np.argsort(-rows, kind="stable")[:SHOWN_VALUES].tolist())
+    each = [int(rows[column]) for column in shown]
+    return Histogram(
+        "values",
+        train=(*each, int(rows.sum()) - sum(each)),
+        values=tuple(_label(names[column]) for column in shown),
+    )
 
 
 def _edges(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -82,8 +91,9 @@ def _edges(values: NDArray[np.float64]) -> NDArray[np.float64]:
     if not whole or high - low > 2 * BINS:
         # Halved, so that no difference overflows.
         first, last = np.quantile(values, [_TAIL, 1 - _TAIL], method="inverted_cdf").tolist()
-        if last > first and high / 2 - low / 2 > _FAR * (last / 2 - first / 2):
-            low, high = first, last
+        if last > first:
+            low = first if first / 2 - low / 2 > _FAR * (last / 2 - first / 2) else low
+            high = last if high / 2 - last / 2 > _FAR * (last / 2 - first / 2) else high
     if whole:
         # Bins of equally many whole numbers: else some bars would be twice as high by chance.
         step = max(1, -(-int(high - low + 1) // BINS)) if high - low > 2 * BINS else 1

@@ -27,13 +27,16 @@ _TEXTS = ("carrier", "origin")
 
 
 def of_flights(rows: int = ROWS) -> Profile:
-    """Twelve features of the demo's flights, two of them text, with a drift put into one."""
+    """Twelve features of the demo's flights, two of them text, with drift put into one."""
     with tempfile.TemporaryDirectory(prefix="profile-") as folder:
         database = Path(folder) / "flights.duckdb"
         total = table.make_table(database, rows)
         with duckdb.connect(str(database), read_only=True) as connection:
             flat = connection.execute("SELECT row_id, features.* FROM flights").fetchnumpy()
-    columns = {name: _floats(column) for name, column in flat.items() if "_" not in name[-3:]}
+    ours = ("row_id", *(name for name in flat if name.startswith(("carrier_", "origin_"))))
+    columns: dict[str, Any] = {
+        name: _floats(column) for name, column in flat.items() if name not in ours
+    }
     columns["scheduled"] = _departures(flat)
     for text in _TEXTS:
         names = [name for name in flat if name.startswith(f"{text}_")]
@@ -64,15 +67,13 @@ def of_flights(rows: int = ROWS) -> Profile:
 def of_wide_table(features: int = 500, rows: int = 3_000) -> Profile:
     """A table of as many columns of every kind that has some nulls and some drift."""
     random = np.random.default_rng(20200120)
-    train, evaluation = ({}, {})  # type: dict[str, Any], dict[str, Any]
+    train: dict[str, Any] = {}
+    evaluation: dict[str, Any] = {}
     for number in range(features):
         shift = float(number % 37 == 5) * random.uniform(0.3, 1.2)
-        made = [
-            _wide_column(random, number, count, move)
-            for count, move in ((rows, 0.0), (rows // 3, shift))
-        ]
-        name = f"{('user', 'item', 'session', 'context')[number % 4]}_{_KINDS[number % 6]}_{number:03d}"
-        train[name], evaluation[name] = made
+        name = f"{_OWNERS[number % 4]}_{_KINDS[number % 6]}_{number:03d}"
+        train[name] = _wide_column(random, number, rows, 0.0)
+        evaluation[name] = _wide_column(random, number, rows // 3, shift)
     return profile_of(
         fit(train, FitOptions(skip_quantiles=False)),
         train,
@@ -84,6 +85,7 @@ def of_wide_table(features: int = 500, rows: int = 3_000) -> Profile:
     )
 
 
+_OWNERS = ("user", "item", "session", "context")
 _KINDS = ("score", "count", "rate", "level", "flag", "amount")
 
 
@@ -131,7 +133,7 @@ def _with_others(spec: PreprocessingSpec) -> PreprocessingSpec:
     return cast("PreprocessingSpec", stand_in)
 
 
-def _departures(flat: dict[str, Any]) -> NDArray[np.datetime64]:
+def _departures(flat: dict[str, Any]) -> NDArray[Any]:
     month, day, minute = (
         np.ma.getdata(flat[name]).astype(np.int64) for name in ("month", "day", "departure_minute")
     )

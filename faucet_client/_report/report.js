@@ -387,7 +387,7 @@
     const before = role !== "output";
     const box = make("div", {}, make("h3", {}, before ? "Before" : "After",
       make("span", {}, before ? `the values, ${feature.source_type}`
-        : `${feature.type}, ${plural(feature.width, "column")}, train`)));
+        : feature.width ? `${feature.type}, ${plural(feature.width, "column")}, train` : feature.type)));
     if (!histogram) {
       box.append(make("p", { class: "none" }, before ? "There is nothing to count."
         : feature.width ? "The outputs were not looked at."
@@ -435,7 +435,7 @@
         ? `${number(feature.stddev / 86400)} days` : number(feature.stddev));
     }
     if (feature.psi !== undefined) {
-      stat("PSI", feature.psi.toFixed(4), `by chance up to ${feature.psi_by_chance.toFixed(4)}`);
+      stat("PSI", feature.psi.toFixed(4), `chance: ${feature.psi_by_chance.toFixed(4)}`);
     }
     if (feature.ks !== undefined) stat("KS", feature.ks.toFixed(4));
     for (const { policy, rows } of feature.policies) {

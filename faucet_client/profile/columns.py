@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -26,6 +26,7 @@ class Column:
         infinite: Infinite numbers.
         numbers: float64 [n], the finite values of "numbers", and of "times" in seconds since 1970.
         texts: Of "values": how many rows have each.
+        whole: Integers as they were, since float64 takes neighbours beyond 2^53 for one.
     """
 
     kind: str
@@ -35,11 +36,14 @@ class Column:
     infinite: int
     numbers: NDArray[np.float64]
     texts: Counter[str]
+    whole: NDArray[np.integer[Any]] | None = None
 
     @property
     def distinct(self) -> int:
         """How many different finite values or texts there are."""
-        return len(self.texts) if self.kind == "values" else len(np.unique(self.numbers))
+        if self.kind == "values":
+            return len(self.texts)
+        return len(np.unique(self.numbers if self.whole is None else self.whole))
 
 
 def read(name: str, column: Any) -> Column:
@@ -63,7 +67,8 @@ def read(name: str, column: Any) -> Column:
         shape = ", ".join(str(size) for size in raw.shape[1:])
         return _other(f"{raw.dtype} [{shape}]", there)
     if raw.dtype.kind in "biuf":
-        return _numbers(str(raw.dtype), raw.astype(np.float64), there)
+        found = _numbers(str(raw.dtype), raw.astype(np.float64), there)
+        return replace(found, whole=raw[there]) if raw.dtype.kind in "iu" else found
     if raw.dtype.kind == "M":
         there = there & ~np.isnat(raw)
         seconds = raw[there].astype("datetime64[us]").astype(np.int64) / 1e6

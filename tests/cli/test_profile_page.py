@@ -165,3 +165,33 @@ def test_a_hostile_name_is_only_shown(page: Page, tmp_path: Path) -> None:
     assert page.evaluate(NAMES) == [name]
     assert page.evaluate("document.querySelectorAll('img').length") == 0
     assert page.evaluate("document.querySelectorAll('script').length") == 3
+
+
+def test_the_oddest_columns_are_drawn_without_a_complaint(page: Page, tmp_path: Path) -> None:
+    numbers = np.linspace(0.0, 1.0, 1_000)
+    columns = {
+        "constant": np.full(1_000, 1e30),
+        "huge": (numbers - 0.5) * 2e37,
+        "tiny": numbers * 1e-300,
+        "close together": 1e15 + np.arange(1_000.0) / 8,
+        "all null": np.full(1_000, np.nan),
+        "infinite": np.where(numbers > 0.5, np.inf, numbers),
+        " ": numbers,
+        "n" * 900: numbers,
+    }
+    other = {name: np.full(10, np.nan) for name in columns}
+    profile = profile_of(
+        fit(columns), columns, other, source="", key="", rows={"train": 1_000}, bytes_read=0
+    )
+    shown(page, profile, tmp_path)
+    assert page.evaluate(f"{SHOWN}.length") == len(columns)
+    page.evaluate("document.querySelectorAll('.toggle').forEach(toggle => toggle.click())")
+    page.evaluate("document.querySelectorAll('.large').forEach(each => each.scrollIntoView())")
+    page.wait_for(
+        "[...document.querySelectorAll('.large')].every(each => each.querySelector('canvas')"
+        " || each.scrollIntoView())"
+    )
+    assert all(inked(page, ".large"))
+    text = page.evaluate("document.getElementById('features').innerText")
+    assert "NaN" not in text.replace("null or NaN", "")
+    assert "undefined" not in text

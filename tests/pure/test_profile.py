@@ -90,6 +90,10 @@ def test_masked_rows_are_nulls() -> None:
     assert (feature.nulls, feature.distinct, feature.maximum) == (1, 3, 9.0)
 
 
+def test_neighbours_beyond_the_integers_of_float64_are_counted_apart() -> None:
+    assert read("x", 2**60 + np.arange(100)).distinct == 100
+
+
 def test_distinct_values_are_a_lower_bound_where_not_all_rows_were_looked_at() -> None:
     train = {"x": normal(100)}
     spec = fit(train)

@@ -387,7 +387,7 @@
     const before = role !== "output";
     const box = make("div", {}, make("h3", {}, before ? "Before" : "After",
       make("span", {}, before ? `the values, ${feature.source_type}`
-        : feature.width ? `${feature.type}, ${plural(feature.width, "column")}, train` : feature.type)));
+        : feature.width ? `${feature.type}, ${plural(feature.width, "column")}, train rows with a value` : feature.type)));
     if (!histogram) {
       box.append(make("p", { class: "none" }, before ? "There is nothing to count."
         : feature.width ? "The outputs were not looked at."

@@ -21,7 +21,7 @@ class Column:
         kind: "numbers", "times", "values" (text), or "other": lists, arrays and whatever else has
             rows and nulls, and no distribution to show.
         source_type: NumPy's word for it, or "text".
-        rows: All, also those without a value.
+        there: bool [rows], whether a row has a value, and a finite one.
         nulls: Null, NaN or NaT.
         infinite: Infinite numbers.
         numbers: float64 [n], the finite values of "numbers", and of "times" in seconds since 1970.
@@ -31,12 +31,17 @@ class Column:
 
     kind: str
     source_type: str
-    rows: int
+    there: NDArray[np.bool_]
     nulls: int
     infinite: int
     numbers: NDArray[np.float64]
     texts: Counter[str]
     whole: NDArray[np.integer[Any]] | None = None
+
+    @property
+    def rows(self) -> int:
+        """All rows, also those without a value."""
+        return len(self.there)
 
     @property
     def distinct(self) -> int:
@@ -62,7 +67,6 @@ def read(name: str, column: Any) -> Column:
     if masked:
         hidden = np.ma.getmaskarray(column)
         there = np.logical_not(hidden.reshape(len(raw), -1).all(axis=1))
-    rows = len(raw)
     if raw.ndim > 1:
         shape = ", ".join(str(size) for size in raw.shape[1:])
         return _other(f"{raw.dtype} [{shape}]", there)
@@ -72,38 +76,42 @@ def read(name: str, column: Any) -> Column:
     if raw.dtype.kind == "M":
         there = there & ~np.isnat(raw)
         seconds = raw[there].astype("datetime64[us]").astype(np.int64) / 1e6
-        return Column("times", str(raw.dtype), rows, rows - len(seconds), 0, seconds, Counter())
+        nulls = len(raw) - len(seconds)
+        return Column("times", str(raw.dtype), there, nulls, 0, seconds, Counter())
     if raw.dtype.kind not in "OU":
         return _other(str(raw.dtype), there)
-    return _objects(raw[there].tolist(), rows)
+    return _objects(raw.tolist(), there)
 
 
-def _objects(objects: list[Any], rows: int) -> Column:
-    given = [each for each in objects if not _is_null(each)]
+def _objects(objects: list[Any], visible: NDArray[np.bool_]) -> Column:
+    seen = zip(objects, visible.tolist(), strict=True)
+    there = np.array([shown and not _is_null(each) for each, shown in seen], np.bool_)
+    given = [each for each, kept in zip(objects, there.tolist(), strict=True) if kept]
+    nulls = len(objects) - len(given)
     if all(isinstance(each, str) for each in given):
-        return Column("values", "text", rows, rows - len(given), 0, _NONE, Counter(given))
+        return Column("values", "text", there, nulls, 0, _NONE, Counter(given))
     if all(isinstance(each, int | float | Decimal | np.number) for each in given):
         numbers = np.array([float(each) for each in given], np.float64)
         infinite = int(np.isinf(numbers).sum())
         finite = numbers[np.isfinite(numbers)]
+        there[there] = np.isfinite(numbers)
         of = "decimal" if any(isinstance(each, Decimal) for each in given) else "number"
-        return Column("numbers", of, rows, rows - len(given), infinite, finite, Counter())
+        return Column("numbers", of, there, nulls, infinite, finite, Counter())
     of = type(given[0]).__name__
-    return Column("other", of, rows, rows - len(given), 0, _NONE, Counter())
+    return Column("other", of, there, nulls, 0, _NONE, Counter())
 
 
 def _numbers(source_type: str, values: NDArray[np.float64], there: NDArray[np.bool_]) -> Column:
-    given = values[there]
-    given = given[~np.isnan(given)]
-    finite = given[np.isfinite(given)]
-    infinite = len(given) - len(finite)
-    nulls = len(values) - len(given)
-    return Column("numbers", source_type, len(values), nulls, infinite, finite, Counter())
+    nulls = int((~there | np.isnan(values)).sum())
+    there = there & np.isfinite(values)
+    finite = values[there]
+    infinite = len(values) - nulls - len(finite)
+    return Column("numbers", source_type, there, nulls, infinite, finite, Counter())
 
 
 def _other(source_type: str, there: NDArray[np.bool_]) -> Column:
     nulls = len(there) - int(there.sum())
-    return Column("other", source_type, len(there), nulls, 0, _NONE, Counter())
+    return Column("other", source_type, there, nulls, 0, _NONE, Counter())
 
 
 def _is_null(value: Any) -> bool:

@@ -96,8 +96,9 @@ class FeatureProfile:
         evaluation_rows: Evaluation rows looked at.
         evaluation_nulls: Those without a value.
         histogram: Of the values; None where there is none to count.
-        outputs: Of what the transform makes of the train rows; None where it was not computed. With
-            one column, of its numbers; with more, how many rows are not 0 in each.
+        outputs: Of what the transform makes of the train rows that have a finite value; None where
+            it was not computed. With one column, of its numbers; with more, how many rows are not 0
+            in each. Rows without a value would be one high bar that hides all others.
         output_names: The columns of the dense output, the first 100 of them.
         width: How many columns of the dense output there are.
         policies: How often each policy was applied, where it is known.

@@ -18,10 +18,15 @@ from faucet_client.profile.columns import Column, read
 from faucet_client.profile.data import Applied, FeatureProfile, Histogram, Profile
 
 Outputs = Callable[[str], NDArray[np.float32] | None]
-"""By a feature's name, what its transform makes of the train rows, float32 [n, its width]; None
-where that is not known, or where it has no dense output, such as an id."""
+"""By a feature's name, what its transform makes of the train rows, in their order, float32 [rows,
+its width]; None where that is not known, or where it has no dense output, such as an id."""
 
 _SHOWN_OUTPUTS = 100
+_OF_RAW_NUMBERS = frozenset(
+    "BINARY PROBABILITY CONTINUOUS BOXCOX ENUM QUANTILE CONTINUOUS_ACTION DO_NOT_PREPROCESS "
+    "LOG1P".split()
+)
+"""Types whose numbers go into the module as the column has them."""
 _INSTEAD = {
     "BINARY": "CONTINUOUS",
     "PROBABILITY": "CONTINUOUS",
@@ -77,7 +82,7 @@ def profile_of(
         other = None
         if evaluation is not None:
             other = read(name, _column(name, evaluation, "evaluation"))
-        made = _outputs_histogram(feature, outputs(name))
+        made = _outputs_histogram(feature, one, outputs(name))
         found = FeatureProfile(
             name=name,
             source_type=(source_types or {}).get(name, one.source_type),
@@ -113,13 +118,15 @@ def profile_of(
 def outputs_by_module(spec: PreprocessingSpec, columns: Mapping[str, Any]) -> Outputs:
     """What the spec's module makes of columns of numbers, one feature at a time.
 
-    Other columns, such as text, must be made numbers before: for those this gives None. torch is
-    imported when the first output is asked for.
+    What the module wants in place of the column, such as the ids of a vocabulary, must be made
+    before: of such features this gives None. torch is imported when the first output is asked for.
     """
 
     def outputs(name: str) -> NDArray[np.float32] | None:
         raw = columns[name]
         if name not in spec.input_names or np.asarray(raw).dtype.kind not in "biuf":
+            return None
+        if spec.feature(name).transform.type not in _OF_RAW_NUMBERS:
             return None
         import torch
 
@@ -152,16 +159,18 @@ def _rows_of(split: str, rows: list[int]) -> int:
     return rows[0]
 
 
-def _outputs_histogram(feature: Feature, outputs: NDArray[np.float32] | None) -> Histogram | None:
-    if outputs is None or not outputs.size:
-        return None
+def _outputs_histogram(
+    feature: Feature, column: Column, outputs: NDArray[np.float32] | None
+) -> Histogram | None:
     names = feature.output_names
-    if outputs.ndim != 2 or outputs.shape[1] != len(names):
+    if outputs is None or not names:
+        return None
+    if outputs.shape != (column.rows, len(names)):
         raise SpecError(
-            f'outputs of feature "{feature.name}" must be of shape [n, {len(names):,}], not '
-            f"{list(outputs.shape)}"
+            f'outputs of feature "{feature.name}" must be of shape [{column.rows}, {len(names)}], '
+            f"not {list(outputs.shape)}"
         )
-    return histograms.of_outputs(names, outputs)
+    return histograms.of_outputs(names, outputs[column.there])
 
 
 def _numbers_of(column: Column) -> dict[str, Any]:

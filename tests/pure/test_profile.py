@@ -119,6 +119,14 @@ def test_the_outputs_are_those_of_the_module() -> None:
     assert by_name["gone"].histogram is None
 
 
+def test_rows_without_a_value_do_not_hide_the_outputs_of_the_others() -> None:
+    values = normal(1_000, 50.0)
+    sparse = np.concatenate([values, np.full(9_000, np.nan), [np.inf]])
+    (feature,) = made({"x": sparse}).features
+    assert feature.outputs is not None
+    assert sum(feature.outputs.train) + sum(feature.outputs.below + feature.outputs.above) == 1_000
+
+
 def test_a_feature_of_a_later_type_may_have_text_times_or_arrays_and_no_outputs() -> None:
     columns: dict[str, Any] = {
         "text": np.array(["b", "a", None, "b"], object),
@@ -183,7 +191,7 @@ def test_what_does_not_fit_is_refused_by_name() -> None:
         made(columns, {"x": normal(10)}, spec=spec)
     with pytest.raises(ColumnError, match="from 10 to 11 rows"):
         made({"x": normal(10), "y": normal(11)}, spec=spec)
-    with pytest.raises(SpecError, match=r'outputs of feature "x" must be of shape \[n, 1\]'):
+    with pytest.raises(SpecError, match=r'outputs of feature "x" must be of shape \[10, 1\]'):
         made(columns, spec=spec, outputs=lambda name: np.zeros((10, 2), np.float32))
 
 

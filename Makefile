@@ -10,7 +10,7 @@ EMULATOR := .cache/bqemulator
 EMULATOR_READY := $(EMULATOR)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help venv protos lint test demo bench soak bigquery-emulator clean
+.PHONY: help venv protos lint test demo bench soak bigquery-emulator browser clean
 
 help: ## Show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 24
@@ -49,7 +49,7 @@ lint: $(READY) ## Check format, rules, types, layers, and that generated code is
 	@diff -r -x __init__.py -x __pycache__ -x py.typed .cache/protos/faucet_protos protos/faucet_protos \
 	    || { echo 'The generated code is stale: run make protos'; exit 1; }
 
-test: $(READY) $(EMULATOR_READY) ## Run the tests
+test: $(READY) $(EMULATOR_READY) browser ## Run the tests
 	$(BIN)/python -m pytest -m 'not soak'
 
 demo: $(READY) ## Train four models on one table, read once
@@ -64,6 +64,15 @@ soak: $(READY) ## Run the long tests
 bigquery-emulator: $(READY) $(EMULATOR_READY) ## Run a local BigQuery (REST_PORT=9050 STORAGE_PORT=9060)
 	@$(BIN)/python -m tests.bqemulator $(if $(REST_PORT),--rest-port $(REST_PORT)) \
 	    $(if $(STORAGE_PORT),--storage-port $(STORAGE_PORT))
+
+# Chromium, in which the page of a profile is looked at. Where it cannot be installed (no root, or
+# another system) those tests are skipped; REQUIRE_BROWSER=1 makes that an error.
+browser:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || { \
+	    echo 'Installing chromium, for the tests of the page of a profile ...'; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y \
+	        --no-install-recommends chromium fonts-dejavu-core >/dev/null; \
+	} || { test -z "$(REQUIRE_BROWSER)" && echo 'Without chromium those tests are skipped.'; }
 
 # HOME, so that DuckDB's extensions stay in here too.
 $(EMULATOR_READY): tests/bqemulator/requirements.txt tests/bqemulator/extensions.py

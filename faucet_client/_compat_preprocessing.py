@@ -29,7 +29,6 @@ from faucet_client.channel import DatasetInfo
 from faucet_client.dataset import Dataset, FaucetClient
 from faucet_client.errors import ColumnError, SourceEmpty, SpecError
 from faucet_client.preprocessing import (
-    ColumnStatistics,
     FitOptions,
     PreprocessingSpec,
     Preprocessor,
@@ -37,8 +36,9 @@ from faucet_client.preprocessing import (
     spec_of,
     statistics_of,
 )
-from faucet_client.preprocessing.identify import FEWEST_TO_REFINE
-from faucet_client.preprocessing.statistics import mixed
+from faucet_client.preprocessing.fit import Statistics
+from faucet_client.preprocessing.hashing import mixed
+from faucet_client.preprocessing.options import FEWEST_TO_REFINE
 from faucet_client.spec import DatasetSpec, whole_number
 
 _log = logging.getLogger("faucet_client.compat")
@@ -207,7 +207,7 @@ def _first_buckets(spec: DatasetSpec, count: int) -> DatasetSpec:
 
 def _statistics(
     dataset: Dataset, rows: int, options: FitOptions
-) -> Iterator[dict[str, ColumnStatistics]]:
+) -> Iterator[dict[str, Statistics]]:
     """The statistics of the first `rows` training rows, in parts."""
     names = names_in("features", dataset.info)
     left = rows

@@ -23,8 +23,17 @@ its width]; None where that is not known, or where it has no dense output, such 
 
 _SHOWN_OUTPUTS = 100
 _OF_RAW_NUMBERS = frozenset(
-    "BINARY PROBABILITY CONTINUOUS BOXCOX ENUM QUANTILE CONTINUOUS_ACTION DO_NOT_PREPROCESS "
-    "LOG1P".split()
+    [
+        "BINARY",
+        "PROBABILITY",
+        "CONTINUOUS",
+        "BOXCOX",
+        "ENUM",
+        "QUANTILE",
+        "CONTINUOUS_ACTION",
+        "DO_NOT_PREPROCESS",
+        "LOG1P",
+    ]
 )
 """Types whose numbers go into the module as the column has them."""
 _INSTEAD = {

@@ -16,7 +16,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 # Without this, gRPC leaves a forked child with threads that are not there and descriptors that are
@@ -44,6 +44,7 @@ from faucet_client.forks import GRPC
 from faucet_client.layout import ColumnLayout, Role, SegmentLayout
 from faucet_client.preprocessing.options_json import options_to_json
 from faucet_client.preprocessing.spec import PreprocessingSpec
+from faucet_client.profile import Profile
 from faucet_client.spec import (
     SPLITS,
     BigQuerySource,
@@ -382,6 +383,21 @@ class Channel:
         """What the daemon says of itself."""
         return _status_from(
             self._ask(self._stub.GetStatus, "GetStatus", faucet_pb2.GetStatusRequest())
+        )
+
+    def profile(self, key: str) -> Profile:
+        """The profile of an open dataset, by its key or the beginning of it.
+
+        Raises:
+            DatasetNotFound: there is no such dataset, or nothing was fitted for it.
+        """
+        request = faucet_pb2.GetProfileRequest(key=key)
+        reply = self._ask(self._stub.GetProfile, "GetProfile", request)
+        rows = dict(zip(SPLITS, (reply.train_rows, reply.eval_rows), strict=True))
+        return replace(
+            Profile.from_json(reply.json),
+            key=reply.key,
+            rows={split: count for split, count in rows.items() if count},
         )
 
     def drop(self, key: str) -> tuple[str, int]:

@@ -22,6 +22,7 @@ from faucet_client import _memory
 from faucet_client.address import Address
 from faucet_client.channel import Channel, Handoff
 from faucet_client.errors import DaemonLost
+from faucet_client.profile import Profile
 from faucet_client.status import Status
 
 _log = logging.getLogger(__name__)
@@ -91,6 +92,10 @@ class Session:
     def status(self) -> Status:
         """What the daemon says of itself."""
         return self.channel.status()
+
+    def profile(self, key: str) -> Profile:
+        """The profile of an open dataset, by its key or the beginning of it."""
+        return self.channel.profile(key)
 
     def drop(self, key: str) -> tuple[str, int]:
         """Forgets a dataset; its whole key, and the bytes that this freed."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from faucet_client._memory import is_sealed, page_rounded
 from faucet_client._version import __version__
 from faucet_client.layout import SegmentLayout
-from faucet_client.spec import DatasetSpec, Split
+from faucet_client.spec import SPLITS, DatasetSpec, Split
 from faucet_client.status import (
     DatasetStatus,
     MemoryStatus,
@@ -53,10 +53,18 @@ from faucetd.schedule.scheduler import (
     InvalidTransition,
     Scheduler,
 )
-from faucetd.serve.backend import DatasetInfo, Granted, OpenProgress, ReaderRequest, Started
+from faucetd.serve.backend import (
+    DatasetInfo,
+    Granted,
+    OpenProgress,
+    Profiled,
+    ReaderRequest,
+    Started,
+)
 from faucetd.serve.sessions import Session
 from faucetd.worker import messages
 from faucetd.worker.pool import WorkerPool
+from faucetd.worker.specs import profile_path
 
 _log = logging.getLogger(__name__)
 
@@ -415,15 +423,34 @@ class Conductor:
         self._refuse_if_draining()
         return self._openings.open(spec, key)
 
-    def drop(self, key: str) -> tuple[str, int]:
-        """Forgets the dataset whose key begins with `key`."""
+    async def profile(self, key: str) -> Profiled:
+        """See serve.backend.Backend.profile."""
+        dataset = self._datasets[self._whole_key(key)]
+        fit_key = dataset.opened.fit_key
+        path = profile_path(self._access.specs_dir, fit_key)
+        try:
+            text = await asyncio.to_thread(path.read_text) if fit_key else ""
+        except FileNotFoundError:
+            text = ""
+        if not text:
+            raise DatasetNotFound(
+                f"the dataset {dataset.key} has no profile: one is made when a preprocessing is "
+                'fitted; open it with preprocessing="auto"'
+            )
+        return Profiled(dataset.key, {split: dataset.rows(split) for split in SPLITS}, text)
+
+    def _whole_key(self, key: str) -> str:
         found = [known for known in self._datasets if key and known.startswith(key)]
         if not found:
             open_now = ", ".join(self._datasets) or "none"
             raise DatasetNotFound(f"no open dataset has the key {key!r}; open are: {open_now}")
         if len(found) > 1:
             raise DatasetNotFound(f"{key!r} begins several keys: {', '.join(found)}")
-        (whole,) = found
+        return found[0]
+
+    def drop(self, key: str) -> tuple[str, int]:
+        """Forgets the dataset whose key begins with `key`."""
+        whole = self._whole_key(key)
         if self._scheduler.in_use(whole):
             users = sorted(
                 {

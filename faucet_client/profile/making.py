@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from faucet_client.errors import ColumnError, SpecError
 from faucet_client.preprocessing import TRANSFORMS, Feature, PreprocessingSpec
+from faucet_client.preprocessing.encode import encode
 from faucet_client.profile import drift, histograms
 from faucet_client.profile.columns import Column, read
 from faucet_client.profile.data import Applied, FeatureProfile, Histogram, Profile
@@ -22,20 +24,6 @@ Outputs = Callable[[str], NDArray[np.float32] | None]
 its width]; None where that is not known, or where it has no dense output, such as an id."""
 
 _SHOWN_OUTPUTS = 100
-_OF_RAW_NUMBERS = frozenset(
-    [
-        "BINARY",
-        "PROBABILITY",
-        "CONTINUOUS",
-        "BOXCOX",
-        "ENUM",
-        "QUANTILE",
-        "CONTINUOUS_ACTION",
-        "DO_NOT_PREPROCESS",
-        "LOG1P",
-    ]
-)
-"""Types whose numbers go into the module as the column has them."""
 _INSTEAD = {
     "BINARY": "CONTINUOUS",
     "PROBABILITY": "CONTINUOUS",
@@ -125,28 +113,26 @@ def profile_of(
 
 
 def outputs_by_module(spec: PreprocessingSpec, columns: Mapping[str, Any]) -> Outputs:
-    """What the spec's module makes of columns of numbers, one feature at a time.
+    """What the spec's module makes of these columns, all features at once, when first asked for.
 
-    What the module wants in place of the column, such as the ids of a vocabulary, must be made
-    before: of such features this gives None. torch is imported when the first output is asked for.
+    Raises:
+        ColumnError: a column is not of what its feature needs; raised when outputs are asked for.
     """
 
-    def outputs(name: str) -> NDArray[np.float32] | None:
-        raw = columns[name]
-        if name not in spec.input_names or np.asarray(raw).dtype.kind not in "biuf":
-            return None
-        if spec.feature(name).transform.type not in _OF_RAW_NUMBERS:
-            return None
+    @cache
+    def whole() -> NDArray[np.float32]:
         import torch
 
-        values = np.ma.getdata(raw).astype(np.float64)
-        if values.ndim != 1:
-            return None
-        there = torch.from_numpy(~np.ma.getmaskarray(raw))[:, None]
-        module = PreprocessingSpec((spec.feature(name),)).preprocessor()
+        encoded = encode(spec, {name: columns[name] for name in spec.feature_names})
         with torch.inference_mode():
-            made: NDArray[np.float32] = module(torch.from_numpy(values)[:, None], there).numpy()
+            made: NDArray[np.float32] = spec.preprocessor()(
+                torch.from_numpy(encoded.values), torch.from_numpy(encoded.presence)
+            ).numpy()
         return made
+
+    def outputs(name: str) -> NDArray[np.float32] | None:
+        places = spec.outputs_of(name)
+        return whole()[:, places.start : places.stop] if len(places) else None
 
     return outputs
 

@@ -10,7 +10,7 @@ from faucetd.cli import exits
 from faucetd.cli.config import check_config, config
 from faucetd.cli.demo import demo
 from faucetd.cli.health import health
-from faucetd.cli.inspect import drop, status
+from faucetd.cli.inspect import drop, profile, status
 from faucetd.cli.serve import serve
 from faucetd.cli.version import version
 
@@ -40,7 +40,7 @@ def faucetd() -> None:
     """
 
 
-for command in (serve, demo, status, health, drop, check_config, config, version):
+for command in (serve, demo, status, profile, health, drop, check_config, config, version):
     faucetd.add_command(command)
 
 

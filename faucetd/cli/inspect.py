@@ -1,4 +1,4 @@
-"""`faucetd status` and `faucetd drop`: what a running daemon holds."""
+"""`faucetd status`, `faucetd profile` and `faucetd drop`: what a running daemon holds."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from faucet_client.address import Address
-from faucet_client.errors import DaemonUnreachable
+from faucet_client.errors import DaemonUnreachable, DatasetNotFound
 from faucet_client.status import CostStatus, DatasetStatus, ReaderStatus, Status
 from faucetd.cli.options import OTHER_ADDRESS, address_option
 from faucetd.sizes import format_size
@@ -76,6 +77,41 @@ def drop(key: str, address: Address) -> None:
     with _connect(address) as session:
         dropped, freed_bytes = session.drop(key)
     click.echo(f"dropped {dropped}, which freed {format_size(freed_bytes)}")
+
+
+@click.command()
+@click.argument("key", default="")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("profile.html"),
+    show_default=True,
+    help="Where the page is written.",
+)
+@address_option
+def profile(key: str, output: Path, address: Address) -> None:
+    """Writes an HTML page of what a dataset's features hold and what became of them.
+
+    KEY may be shortened, as `faucetd status` shows it, and left out where one dataset is open. The
+    dataset must have been opened with preprocessing="auto".
+
+    \b
+    Example:
+      faucetd profile 3fa2b81c --output clicks.html
+    """
+    from faucet_client.report import render
+
+    with _connect(address) as session:
+        if not key:
+            keys = [dataset.key for dataset in session.status().datasets]
+            if len(keys) != 1:
+                which = f"name one: {', '.join(keys)}" if keys else "a training script opens one"
+                raise DatasetNotFound(f"{len(keys)} datasets are open; {which}")
+            (key,) = keys
+        found = session.profile(key)
+    output.write_text(render(found), encoding="utf-8")
+    click.echo(f"wrote {output}: {len(found.features)} features of {found.source}")
 
 
 def _connect(address: Address) -> Session:

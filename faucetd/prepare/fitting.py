@@ -19,8 +19,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from faucet_client.preprocessing import FitOptions, merged, spec_of, statistics_of
+from faucet_client.preprocessing import FitOptions, Texts, merged, spec_of, statistics_of
 from faucet_client.preprocessing.spec import PreprocessingSpec
+from faucet_client.spec import SPLITS, Split
 from faucetd.prepare.columns import SourceColumn
 from faucetd.prepare.raw import raw_column
 
@@ -43,13 +44,21 @@ class Fitter:
     Args:
         features: The columns to fit.
         options: How.
-        share: Which share of the train rows to look at, by their keys.
+        share: Which share of the train rows to fit to, by their keys.
+        look_share: Which share of all rows to keep for a profile.
     """
 
-    def __init__(self, features: Sequence[SourceColumn], options: FitOptions, share: float) -> None:
+    def __init__(
+        self,
+        features: Sequence[SourceColumn],
+        options: FitOptions,
+        share: float,
+        look_share: float = 0.0,
+    ) -> None:
         self._features = tuple(features)
         self._options = options
         self._bound = None if share >= 1 else np.uint64(share * 2.0**64)
+        self._looked_at = RowsToLookAt(self._features, look_share)
         self._block: list[tuple[pa.RecordBatch, RowKeys]] = []
         self._block_rows = 0
         self._statistics: Mapping[str, Any] | None = None
@@ -64,6 +73,7 @@ class Fitter:
             keys: uint64 [rows], uniform hashes: the same for a row whenever it is read, and
                 different for different rows.
         """
+        self._looked_at.add(batch, codes, keys)
         wanted = codes == TRAIN_CODE
         if self._bound is not None:
             wanted &= keys < self._bound
@@ -94,6 +104,10 @@ class Fitter:
         assert self._statistics is not None
         return spec_of(self._statistics, self._options)
 
+    def looked_at(self, split: Split) -> dict[str, Any] | None:
+        """Some rows of a split, by feature, as `profile_of` takes them; None if there are none."""
+        return self._looked_at.columns(split)
+
     def _flush(self) -> None:
         if not self._block:
             return
@@ -106,3 +120,36 @@ class Fitter:
         found = statistics_of(columns, self._options, row_keys=keys)
         self._statistics = found if self._statistics is None else merged([self._statistics, found])
         self._block, self._block_rows = [], 0
+
+
+class RowsToLookAt:
+    """Rows of both splits, chosen by their keys, for a person to be shown what they hold."""
+
+    def __init__(self, features: Sequence[SourceColumn], share: float) -> None:
+        self._features = tuple(features)
+        self._bound = np.uint64(min(int(share * 2.0**64), 2**64 - 1))
+        self._kept: dict[int, list[pa.RecordBatch]] = {}
+
+    def add(self, batch: pa.RecordBatch, codes: NDArray[np.int8], keys: RowKeys) -> None:
+        """Keeps what is chosen of a batch."""
+        chosen = keys < self._bound
+        for code in range(len(SPLITS)):
+            wanted = chosen & (codes == code)
+            if wanted.any():
+                some = batch.select(list(dict.fromkeys(f.source for f in self._features)))
+                self._kept.setdefault(code, []).append(some.filter(pa.array(wanted)))
+
+    def columns(self, split: Split) -> dict[str, Any] | None:
+        """What was kept of a split: by feature, arrays, masked where they have nulls."""
+        kept = self._kept.get(SPLITS.index(split))
+        if not kept:
+            return None
+        table = pa.Table.from_batches(kept)
+        found = {}
+        for feature in self._features:
+            column = raw_column(pa.concat_arrays(table.column(feature.source).chunks))
+            if isinstance(column, Texts):
+                values = np.array([*column.values, None], object)
+                column = values[column.codes]  # at -1 there is None
+            found[feature.name] = column
+        return found

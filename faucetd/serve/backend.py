@@ -41,6 +41,15 @@ class DatasetInfo:
 
 
 @dataclass(frozen=True)
+class Profiled:
+    """The profile of a dataset's fit, as JSON, with the dataset's own key and rows."""
+
+    key: str
+    rows: dict[Split, int]
+    json: str
+
+
+@dataclass(frozen=True)
 class ReaderRequest:
     """Who wants to read what."""
 
@@ -116,6 +125,14 @@ class Backend(Protocol):
     def status(self) -> Status: ...
 
     def drop(self, key: str) -> tuple[str, int]: ...
+
+    async def profile(self, key: str) -> Profiled:
+        """The profile of the open dataset whose key begins with `key`.
+
+        Raises:
+            DatasetNotFound: there is none, or several; or nothing was fitted for it.
+        """
+        ...
 
     def fetch(self, session: Session, handle: bytes) -> int:
         """The descriptor behind a grant; it stays the daemon's.

@@ -116,6 +116,20 @@ class FaucetService(faucet_pb2_grpc.FaucetServicer):
             key, freed_bytes = self._backend.drop(request.key)
             return faucet_pb2.DropDatasetReply(key=key, freed_bytes=freed_bytes)
 
+    async def GetProfile(  # noqa: N802  # gRPC names it
+        self, request: faucet_pb2.GetProfileRequest, context: _Context
+    ) -> faucet_pb2.Profile:
+        """What a dataset's features hold."""
+        async with _unary(context):
+            self._authenticate("GetProfile", context)
+            found = await self._backend.profile(request.key)
+            return faucet_pb2.Profile(
+                key=found.key,
+                train_rows=found.rows["train"],
+                eval_rows=found.rows["eval"],
+                json=found.json,
+            )
+
     def _authenticate(self, method: str, context: _Context) -> Session:
         metadata = dict(context.invocation_metadata() or ())
         token = metadata.get("faucet-session")

@@ -1,21 +1,13 @@
 """The preprocessing spec of a dataset that is being opened: given, found on disk, or fitted now.
 
-A fitted spec is kept under its **request key**: a hash of all that decides it. Who asks for the
-same fit while it is under way waits for it (a lock on the file beside), in whichever worker; later
-daemons find it too. Specs are small, and one that was not asked for in a month is removed.
+A fitted spec is kept under its **request key**: a hash of all that decides it (specs.py).
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
-import logging
-import os
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +15,8 @@ from numpy.typing import NDArray
 from faucet_client.preprocessing.hashing import mixed
 from faucet_client.preprocessing.options_json import options_to_json
 from faucet_client.preprocessing.spec import PreprocessingSpec
+from faucet_client.profile import Profile, profile_of
 from faucet_client.spec import DatasetSpec
-from faucetd.errors import SpecError
 from faucetd.fetch.fingerprint import row_fingerprints
 from faucetd.fetch.pieces import Piece
 from faucetd.fetch.source import Source
@@ -32,65 +24,15 @@ from faucetd.fetch.split import Splitter, read_split
 from faucetd.prepare.columns import PreparedColumns
 from faucetd.prepare.fitting import Fitter, share_of
 from faucetd.worker.messages import Open
-
-_log = logging.getLogger(__name__)
+from faucetd.worker.specs import SpecStore
 
 FIT_VERSION = 1
 """Part of every request key: raised when the same rows would give another spec."""
 
-KEPT_S = 30 * 86_400.0
+PROFILE_ROWS = 20_000
+"""Rows of the train split that a profile is of, about; of the eval split the same share."""
 
 OnProgress = Callable[[int], None]
-
-
-class SpecStore:
-    """Fitted specs on disk, by request key."""
-
-    def __init__(self, folder: str) -> None:
-        self._folder = Path(folder)
-
-    def get(self, key: str, fit: Callable[[], PreprocessingSpec]) -> PreprocessingSpec:
-        """The spec of that key; `fit` makes it where it is not there, once for all who ask."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self._locked(key):
-            found = self._read(key)
-            if found is None:
-                found = fit()
-                found.save(self._path(key))
-                self._remove_old()
-            return found
-
-    def _path(self, key: str) -> Path:
-        return self._folder / f"{key}.json"
-
-    def _read(self, key: str) -> PreprocessingSpec | None:
-        path = self._path(key)
-        try:
-            found = PreprocessingSpec.load(path)
-        except FileNotFoundError:
-            return None
-        except SpecError as error:
-            _log.warning("a stored preprocessing spec is fitted anew: %s", error)
-            return None
-        os.utime(path)
-        return found
-
-    @contextlib.contextmanager
-    def _locked(self, key: str) -> Iterator[None]:
-        descriptor = os.open(
-            self._folder / f"{key}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-        )
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)  # the kernel lets go of it if this worker dies
-            yield
-        finally:
-            os.close(descriptor)
-
-    def _remove_old(self) -> None:
-        for path in self._folder.iterdir():
-            with contextlib.suppress(FileNotFoundError):  # another worker was faster
-                if time.time() - path.stat().st_mtime > KEPT_S:
-                    path.unlink()
 
 
 class Fitting:
@@ -105,6 +47,7 @@ class Fitting:
         columns: The same, preprocessed from when that is known.
         rows_read: Rows that fitting has read of the source, beside what passes read.
         bytes_read: Of these, the bytes.
+        key: The request key of the fit; "" where nothing was fitted.
     """
 
     def __init__(self, task: Open, spec: DatasetSpec, columns: PreparedColumns) -> None:
@@ -117,6 +60,7 @@ class Fitting:
         self._spec = spec
         self.columns = columns
         self.rows_read = self.bytes_read = 0
+        self.key = ""
         if isinstance(spec.preprocessing, PreprocessingSpec):
             self.columns = columns.with_spec(spec.preprocessing)
 
@@ -153,11 +97,11 @@ class Fitting:
             FaucetError: see `fetch`.
         """
 
-        def read_and_fit() -> PreprocessingSpec:
+        def read_and_fit() -> tuple[PreprocessingSpec, Profile]:
             return self._read(source, splitter, train_rows, on_progress)
 
-        key = _request_key(self._spec, self.columns, snapshot, str(self._task.uid))
-        found = SpecStore(self._task.access.specs_dir).get(key, read_and_fit)
+        self.key = _request_key(self._spec, self.columns, snapshot, str(self._task.uid))
+        found = SpecStore(self._task.access.specs_dir).get(self.key, read_and_fit)
         self.columns = self.columns.with_spec(found)
         return self.rows_read > 0
 
@@ -167,10 +111,11 @@ class Fitting:
         splitter: Splitter | None,
         train_rows: int,
         on_progress: OnProgress,
-    ) -> PreprocessingSpec:
+    ) -> tuple[PreprocessingSpec, Profile]:
         spec = self._spec
         share = 1.0 if spec.fit_on == "stream" else share_of(spec.fit_rows, train_rows)
-        fitter = Fitter(self.columns.features, spec.fit, share)
+        look_share = share_of(PROFILE_ROWS, train_rows)
+        fitter = Fitter(self.columns.features, spec.fit, share, look_share)
         wanted = list(self.source_columns)
         if splitter is not None and splitter.hash_column not in wanted:
             wanted.append(splitter.hash_column)
@@ -190,7 +135,22 @@ class Fitting:
                 self.rows_read += batch.num_rows
                 self.bytes_read += batch.nbytes
                 on_progress(self.rows_read)
-        return fitter.spec()
+        fitted = fitter.spec()
+        return fitted, self._profile(fitted, fitter, train_rows)
+
+    def _profile(self, fitted: PreprocessingSpec, fitter: Fitter, train_rows: int) -> Profile:
+        columns = {feature.name: feature for feature in self.columns.features}
+        empty = {name: np.empty(0) for name in fitted.feature_names}
+        return profile_of(
+            fitted,
+            fitter.looked_at("train") or empty,
+            fitter.looked_at("eval"),
+            source=str(self._spec.source),
+            key=self.key,  # clients know the dataset's, and its rows
+            rows={"train": train_rows},
+            bytes_read=self.bytes_read,
+            source_types={name: str(columns[name].type) for name in fitted.feature_names},
+        )
 
 
 def _row_keys(first: int, stop: int, salt: np.uint64) -> NDArray[np.uint64]:

@@ -156,7 +156,7 @@ class Opened(msgspec.Struct, frozen=True, tag=True):
 
     `segment_bytes[split][n]` is what the segment of chunk n needs, an upper bound but for text.
     Where chunks are open, `totals` has each split as a whole. `preprocessing` is the JSON of the
-    fitted spec, "" where features are taken as they are.
+    fitted spec, "" where features are taken as they are; `fit_key` is the fit's, if there was one.
     """
 
     key: str
@@ -174,6 +174,7 @@ class Opened(msgspec.Struct, frozen=True, tag=True):
     totals: dict[Split, SplitTotal] = {}
     warehouse: WarehouseFacts | None = None
     preprocessing: str = ""
+    fit_key: str = ""
 
 
 class SnapshotIs(msgspec.Struct, frozen=True, tag=True):

@@ -159,6 +159,7 @@ def _open_files(task: Open, spec: DatasetSpec, tell: Tell) -> Opened:
             chunks=counted.chunks,
             count_rows_read=counted.rows_read + fitting.rows_read,
             count_bytes_read=counted.bytes_read + fitting.bytes_read,
+            fit_key=fitting.key,
         )
 
 
@@ -173,6 +174,7 @@ def opened(
     warehouse: WarehouseFacts | None = None,
     count_rows_read: int = 0,
     count_bytes_read: int = 0,
+    fit_key: str = "",
 ) -> Opened:
     """The reply to `Open`."""
     return Opened(
@@ -194,6 +196,7 @@ def opened(
         totals=totals or {},
         warehouse=warehouse,
         preprocessing="" if columns.fitted is None else columns.fitted.to_json(),
+        fit_key=fit_key,
     )
 
 

@@ -91,6 +91,7 @@ def open_bigquery(task: Open, spec: DatasetSpec, source: BigQuerySource, tell: T
             chunks=chunks,
             totals={} if reading.chunks else _totals(columns, reading),
             warehouse=facts,
+            fit_key=fitting.key,
         )
 
 

@@ -23,6 +23,7 @@ from faucet_client import (
     BigQuerySource,
     ColumnError,
     Dataset,
+    DatasetNotFound,
     DatasetSpec,
     ParquetSource,
     PreprocessingSpec,
@@ -458,3 +459,33 @@ def test_dates_before_1970_and_after_2255_are_served(daemon: WatchedDaemon, path
     assert np.isfinite(features).all()
     assert not features[3::4].any()
     assert features[0::4].any()
+
+
+def test_the_profile_is_made_with_the_fit_and_found_by_whoever_joins(
+    daemon: WatchedDaemon, path: Path, table: pa.Table, tmp_path: Path
+) -> None:
+    dataset = daemon.client().open(spec_of(path))
+    (status,) = daemon.client().status().datasets
+    profile = dataset.profile(tmp_path / "page.html")
+    assert "<html" in (tmp_path / "page.html").read_text()
+    assert (profile.key, profile.rows) == (dataset.info.key, dict(dataset.info.rows))
+    assert {feature.name for feature in profile.features} == set(FEATURES)
+    by_name = {feature.name: feature for feature in profile.features}
+    train = rows_of(table, read(dataset, "train")["id"])
+    assert by_name["city"].type == "CATEGORICAL"
+    assert by_name["city"].nulls == train.column("city").null_count  # the table is small: all rows
+    assert by_name["price"].outputs is not None
+    assert by_name["grade"].output_names == tuple(f"grade={value}" for value in range(6))
+    (after,) = daemon.client().status().datasets
+    assert after.count_rows_read == status.count_rows_read  # looking has read nothing
+    daemon.stop()
+    daemon.restart()
+    assert daemon.client().open(spec_of(path)).profile() == profile
+
+
+def test_without_a_fit_there_is_no_profile_and_that_is_said(
+    daemon: WatchedDaemon, path: Path, table: pa.Table
+) -> None:
+    plain = daemon.client().open(spec_of(path, features=["age"], preprocessing="none"))
+    with pytest.raises(DatasetNotFound, match='preprocessing="auto"'):
+        plain.profile()

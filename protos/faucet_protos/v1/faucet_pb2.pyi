@@ -337,6 +337,24 @@ class ReaderStatus(_message.Message):
     lease_limit_bytes: int
     def __init__(self, job: _Optional[str] = ..., rank: _Optional[int] = ..., worker: _Optional[int] = ..., split: _Optional[str] = ..., dataset_key: _Optional[str] = ..., pid: _Optional[int] = ..., epoch: _Optional[int] = ..., rows_granted: _Optional[int] = ..., rows_consumed: _Optional[int] = ..., rows_per_epoch: _Optional[int] = ..., seconds_waited: _Optional[float] = ..., leased_bytes: _Optional[int] = ..., lease_limit_bytes: _Optional[int] = ...) -> None: ...
 
+class GetProfileRequest(_message.Message):
+    __slots__ = ("key",)
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    def __init__(self, key: _Optional[str] = ...) -> None: ...
+
+class Profile(_message.Message):
+    __slots__ = ("key", "train_rows", "eval_rows", "json")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_ROWS_FIELD_NUMBER: _ClassVar[int]
+    EVAL_ROWS_FIELD_NUMBER: _ClassVar[int]
+    JSON_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    train_rows: int
+    eval_rows: int
+    json: str
+    def __init__(self, key: _Optional[str] = ..., train_rows: _Optional[int] = ..., eval_rows: _Optional[int] = ..., json: _Optional[str] = ...) -> None: ...
+
 class DropDatasetRequest(_message.Message):
     __slots__ = ("key",)
     KEY_FIELD_NUMBER: _ClassVar[int]

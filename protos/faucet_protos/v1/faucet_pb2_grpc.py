@@ -44,6 +44,11 @@ class FaucetStub:
                 request_serializer=faucet__protos_dot_v1_dot_faucet__pb2.ReaderMessage.SerializeToString,
                 response_deserializer=faucet__protos_dot_v1_dot_faucet__pb2.DaemonMessage.FromString,
                 _registered_method=True)
+        self.GetProfile = channel.unary_unary(
+                '/faucet.v1.Faucet/GetProfile',
+                request_serializer=faucet__protos_dot_v1_dot_faucet__pb2.GetProfileRequest.SerializeToString,
+                response_deserializer=faucet__protos_dot_v1_dot_faucet__pb2.Profile.FromString,
+                _registered_method=True)
         self.GetStatus = channel.unary_unary(
                 '/faucet.v1.Faucet/GetStatus',
                 request_serializer=faucet__protos_dot_v1_dot_faucet__pb2.GetStatusRequest.SerializeToString,
@@ -76,6 +81,13 @@ class FaucetServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetProfile(self, request, context):
+        """What the features of an open dataset hold, and what became of them, as it was fitted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetStatus(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -101,6 +113,11 @@ def add_FaucetServicer_to_server(servicer, server):
                     servicer.Read,
                     request_deserializer=faucet__protos_dot_v1_dot_faucet__pb2.ReaderMessage.FromString,
                     response_serializer=faucet__protos_dot_v1_dot_faucet__pb2.DaemonMessage.SerializeToString,
+            ),
+            'GetProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetProfile,
+                    request_deserializer=faucet__protos_dot_v1_dot_faucet__pb2.GetProfileRequest.FromString,
+                    response_serializer=faucet__protos_dot_v1_dot_faucet__pb2.Profile.SerializeToString,
             ),
             'GetStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStatus,
@@ -167,6 +184,33 @@ class Faucet:
             '/faucet.v1.Faucet/Read',
             faucet__protos_dot_v1_dot_faucet__pb2.ReaderMessage.SerializeToString,
             faucet__protos_dot_v1_dot_faucet__pb2.DaemonMessage.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/faucet.v1.Faucet/GetProfile',
+            faucet__protos_dot_v1_dot_faucet__pb2.GetProfileRequest.SerializeToString,
+            faucet__protos_dot_v1_dot_faucet__pb2.Profile.FromString,
             options,
             channel_credentials,
             insecure,

@@ -72,13 +72,17 @@ def profile_of(
         ColumnError: a feature's column is missing, or the columns have different numbers of rows.
     """
     outputs = outputs or outputs_by_module(spec, train)
+    names = [feature.name for feature in spec.features]
+    ones = {name: read(name, _column(name, train, "train")) for name in names}
+    looked_at = {"train": _rows_of("train", [each.rows for each in ones.values()])}
+    others: dict[str, Column] = {}
+    if evaluation is not None:
+        others = {name: read(name, _column(name, evaluation, "evaluation")) for name in names}
+        looked_at["eval"] = _rows_of("evaluation", [each.rows for each in others.values()])
     features = []
     for feature in spec.features:
         name = feature.name
-        one = read(name, _column(name, train, "train"))
-        other = None
-        if evaluation is not None:
-            other = read(name, _column(name, evaluation, "evaluation"))
+        one, other = ones[name], others.get(name)
         made = _outputs_histogram(feature, one, outputs(name))
         found = FeatureProfile(
             name=name,
@@ -98,9 +102,6 @@ def profile_of(
             **_numbers_of(one),
         )
         features.append(found if other is None else replace(found, **_drift(one, other)))
-    looked_at = {"train": _rows_of("train", [each.rows for each in features])}
-    if evaluation is not None:
-        looked_at["eval"] = _rows_of("evaluation", [each.evaluation_rows for each in features])
     return Profile(
         source=source,
         key=key,

@@ -10,20 +10,18 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from faucet_client.preprocessing import FitOptions, PreprocessingSpec, fit
+from faucet_client.preprocessing import FitOptions, fit
 from faucet_client.profile import Profile, profile_of
 from faucet_client.report import render
 from faucetd.demo import table
 
 ROWS = 40_000
-_TEXTS = ("carrier", "origin")
 
 
 def of_flights(rows: int = ROWS) -> Profile:
@@ -33,25 +31,21 @@ def of_flights(rows: int = ROWS) -> Profile:
         total = table.make_table(database, rows)
         with duckdb.connect(str(database), read_only=True) as connection:
             flat = connection.execute("SELECT row_id, features.* FROM flights").fetchnumpy()
-    ours = ("row_id", *(name for name in flat if name.startswith(("carrier_", "origin_"))))
     columns: dict[str, Any] = {
-        name: _floats(column) for name, column in flat.items() if name not in ours
+        name: column if name in table.TEXTS else _floats(column)
+        for name, column in flat.items()
+        if name not in ("row_id", "destination")
     }
     columns["scheduled"] = _departures(flat)
-    for text in _TEXTS:
-        names = [name for name in flat if name.startswith(f"{text}_")]
-        hot = np.stack([np.ma.getdata(flat[name]) for name in names]).argmax(0)
-        columns[text] = np.array([name.removeprefix(f"{text}_") for name in names], object)[hot]
     held_out = np.ma.getdata(flat["row_id"]) % 5 == 0
     train = {name: column[~held_out] for name, column in columns.items()}
     evaluation = {name: column[held_out] for name, column in columns.items()}
     # As if the eval rows were of a year in which flights were later.
     evaluation["departure_delay"] = evaluation["departure_delay"] + 6.0
-    numbers = {n: c for n, c in train.items() if n not in (*_TEXTS, "scheduled")}
-    spec = fit(numbers, FitOptions(skip_quantiles=False))
+    spec = fit(train, FitOptions(skip_quantiles=False))
     split = {"train": int((~held_out).sum()), "eval": int(held_out.sum())}
     return profile_of(
-        _with_others(spec),
+        spec,
         train,
         evaluation,
         source="DuckDB flights.duckdb, table flights",
@@ -106,31 +100,6 @@ def _wide_column(
     if number % 90 == 11:
         made[:2] = np.inf
     return made
-
-
-def _with_others(spec: PreprocessingSpec) -> PreprocessingSpec:
-    """A spec with features that come as ids or times, as `profile_of` asks a spec for them."""
-    ids = [
-        SimpleNamespace(
-            name=name,
-            transform=SimpleNamespace(type=kind),
-            why=why,
-            notes=(),
-            output_names=(),
-        )
-        for name, kind, why in (
-            ("carrier", "CATEGORICAL", "text with 16 different values"),
-            ("origin", "CATEGORICAL", "text with 3 different values"),
-            ("scheduled", "TIMESTAMP", "a timestamp"),
-        )
-    ]
-    stand_in = SimpleNamespace(
-        features=(*spec.features, *ids),
-        input_names=spec.input_names,
-        feature=spec.feature,
-        width=spec.width,
-    )
-    return cast("PreprocessingSpec", stand_in)
 
 
 def _departures(flat: dict[str, Any]) -> NDArray[Any]:

@@ -135,7 +135,7 @@ def test_a_feature_of_a_later_type_may_have_text_times_or_arrays_and_no_outputs(
         "list": np.array([[1], [1, 2], None, []], object),
         "price": np.array([Decimal("1.50"), Decimal("NaN"), None, Decimal(3)], object),
     }
-    profile = made(columns, spec=of_ids(**columns), evaluation=columns)
+    profile = made(columns, spec=of_ids(**columns), evaluation=columns, outputs=lambda name: None)
     by_name = {feature.name: feature for feature in profile.features}
     text, time, vector = by_name["text"], by_name["time"], by_name["vector"]
     assert (text.source_type, text.nulls, text.distinct) == ("text", 1, 2)

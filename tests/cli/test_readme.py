@@ -1,4 +1,4 @@
-"""The README's training script runs as it stands, against a local server."""
+"""The README's scripts run as they stand: training against a local server, serving without one."""
 
 from __future__ import annotations
 
@@ -10,18 +10,36 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from faucet_client import PreprocessingSpec
 from faucet_client.testing import LocalDaemon
 from tests.bigquery_server.local import LocalBigQuery
 
 README = Path(__file__).parents[2] / "README.md"
 
 
-def test_the_training_script_of_the_readme_runs() -> None:
-    (script,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+def run(script: str, folder: Path, **environ: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=folder,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_scripts_of_the_readme_run(tmp_path: Path) -> None:
+    script, serving = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     assert 'BigQuerySource(table="my-project.shop.clicks")' in script
     count = 50_000
     generator = np.random.default_rng(0)
-    table = pa.table({name: generator.random(count) for name in ("age", "hour", "price")})
+    table = pa.table({name: generator.random(count) for name in ("age", "price")})
+    cities = np.array(["Wien", "Graz", "Linz"])[generator.integers(0, 3, count)]
+    table = table.append_column("city", pa.array(cities))
+    times = (generator.integers(0, 10**9, count) * 10**6).astype("datetime64[us]")
+    table = table.append_column("seen_at", pa.array(times, pa.timestamp("us", "UTC")))
     table = table.append_column("clicked", pa.array(generator.integers(0, 2, count)))
     table = table.append_column("user_id", pa.array(np.arange(count)))
     with LocalBigQuery() as bigquery:
@@ -34,14 +52,11 @@ def test_the_training_script_of_the_readme_runs() -> None:
             "bigquery_storage_insecure": "true",
         }
         with LocalDaemon(settings=settings) as daemon:
-            done = subprocess.run(
-                [sys.executable, "-c", script],
-                env={"FAUCET_ADDRESS": daemon.address},
-                capture_output=True,
-                text=True,
-                timeout=100,
-                check=False,
-            )
+            run(script, tmp_path, FAUCET_ADDRESS=daemon.address)
             (dataset,) = daemon.client().status().datasets
-    assert (done.returncode, done.stderr) == (0, "")
     assert dataset.source_rows_read == count
+    spec = PreprocessingSpec.load(tmp_path / "preprocessing.json")
+    assert spec.cardinality("city") == 2 + 3
+    told = "assert features.shape == (1, spec.width); assert cities.item() >= 2"
+    run(f"{serving}\n{told}", tmp_path)
+    assert set(spec.feature_names) == {"age", "price", "city", "seen_at"}

@@ -246,7 +246,7 @@ class Conductor:
             load.worker,
             messages.LoadChunk(
                 dataset=load.dataset,
-                spec=messages.describe_spec(dataset.spec),
+                spec=dataset.described,
                 snapshot=dataset.opened.snapshot,
                 ticket=dataset.ticket,
                 access=self._access,

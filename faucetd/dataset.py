@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import cached_property
+from typing import Any
 
 from msgspec.structs import astuple
 
@@ -15,7 +17,7 @@ from faucetd.fetch.pieces import PlannedChunk
 from faucetd.schedule import events
 from faucetd.schedule.instructions import SegmentId
 from faucetd.serve.backend import DatasetInfo
-from faucetd.worker.messages import Counts, FoundChunk, Loaded, Opened
+from faucetd.worker.messages import Counts, FoundChunk, Loaded, Opened, describe_spec
 
 EXPIRY_MARGIN_S = 600.0
 """A dataset whose warehouse will not let it be read for longer is not joined any more."""
@@ -56,6 +58,11 @@ class OpenDataset:
     def key(self) -> str:
         """The hash that names it."""
         return self.opened.key
+
+    @cached_property
+    def described(self) -> dict[str, Any]:
+        """The spec as workers are told it; kept, since a given preprocessing may be long."""
+        return describe_spec(self.spec)
 
     @property
     def ticket(self) -> str:

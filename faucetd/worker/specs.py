@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from faucet_client.errors import SpecError
+from faucet_client.errors import ConfigError, SpecError
 from faucet_client.preprocessing.spec import PreprocessingSpec
 from faucet_client.profile import Profile
 
@@ -41,16 +41,25 @@ class SpecStore:
         """The spec of that key; `fit` makes it where it is not there, once for all who ask.
 
         Its profile is written first, beside it: where the spec is, the profile is.
+
+        Raises:
+            ConfigError: the folder cannot be used, or is full.
         """
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self._locked(key):
-            found = self._read(key)
-            if found is None:
-                found, profile = fit()
-                profile_path(self._folder, key).write_text(profile.to_json())
-                found.save(self._path(key))
-                self._remove_old()
-            return found
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with self._locked(key):
+                found = self._read(key)
+                if found is None:
+                    found, profile = fit()
+                    profile_path(self._folder, key).write_text(profile.to_json())
+                    found.save(self._path(key))
+                    self._remove_old()
+                return found
+        except OSError as error:
+            raise ConfigError(
+                f"the fitted preprocessing cannot be kept in {self._folder}: {error}; make room "
+                "there, or choose another scratch_dir"
+            ) from error
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{key}.json"

@@ -1,4 +1,4 @@
-"""What preprocessing is worth: the demo's network against one of the numeric columns as they are."""
+"""What preprocessing is worth: the demo against a network of the numeric columns as they are."""
 
 from __future__ import annotations
 

@@ -122,8 +122,9 @@ class FittedFeatures:
         """Counts NaN and infinity among values that are there."""
         if not self._plain:
             return
-        # Of NaN the magnitude is NaN, which is not less than anything.
-        suspicious = ~((values.max(axis=1) < np.inf) & (values.min(axis=1) > -np.inf))
+        # A sum has what its terms have, and is one pass; one that overflows is looked at in vain.
+        with np.errstate(over="ignore", invalid="ignore"):
+            suspicious = ~np.isfinite(values.sum(axis=1))
         for (path, place), column in zip(self._plain, columns, strict=True):
             if suspicious[place] and column.values.dtype.kind == "f":
                 lost = ~np.isfinite(column.values[start:stop])

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from faucet_client.channel import DatasetInfo, OpenProgress
     from faucet_client.compat import get_batch_reader, get_client, get_data_reader
     from faucet_client.dataset import Dataset, FaucetClient, FaucetDataset
+    from faucet_client.mapping import Ragged
     from faucet_client.preprocessing.spec import PreprocessingSpec
     from faucet_client.status import Status
 
@@ -64,6 +65,7 @@ _LAZY = {
     "FaucetDataset": "dataset",
     "OpenProgress": "channel",
     "PreprocessingSpec": "preprocessing.spec",
+    "Ragged": "mapping",
     "Stats": "batches",
     "Status": "status",
     "get_batch_reader": "compat",
@@ -101,6 +103,7 @@ __all__ = [
     "OpenProgress",
     "ParquetSource",
     "PreprocessingSpec",
+    "Ragged",
     "ReaderConflict",
     "SourceChanged",
     "SourceEmpty",

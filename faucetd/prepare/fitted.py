@@ -47,6 +47,7 @@ class FittedFeatures:
         batch: pa.RecordBatch,
         matrix: NDArray[np.float32],
         ids: Mapping[str, NDArray[np.int64]],
+        ragged: Mapping[str, list[pa.Array[Any]]],
         tally: Tally,
     ) -> None:
         """Writes what becomes of `batch`.
@@ -55,6 +56,7 @@ class FittedFeatures:
             batch: At least the features' columns, by their dotted paths.
             matrix: float32 [rows, spec.width], contiguous.
             ids: int64 [rows] for each of `spec.id_names`.
+            ragged: For each of `spec.ragged_names`, what the rows' lists of ids are appended to.
             tally: Gets what the policies changed, by source column; the caller counts nulls.
 
         Raises:
@@ -74,9 +76,30 @@ class FittedFeatures:
                 matrix[start:stop] = made.numpy()
             for name, found in encoded.ids.items():
                 ids[name][start:stop] = found
+            for name, lists in encoded.ragged.items():
+                ragged[name].append(id_lists(lists.offsets, lists.values))
             for name, counts in self._encoder.count(encoded).items():
                 path = self._sources[name]
-                tally.add(path, _changes(counts, tile.column(path)))
+                if name in encoded.ragged:
+                    # Null lists are counted by the caller; these are null elements.
+                    changes = ColumnCounts(nulls=counts.missing, unseen=counts.unseen)
+                else:
+                    changes = _changes(counts, tile.column(path))
+                tally.add(path, changes)
+
+
+def id_lists(offsets: NDArray[np.int64], values: NDArray[np.int64]) -> pa.Array[Any]:
+    """Lists of ids, [rows], over the same memory.
+
+    Args:
+        offsets: int64 [rows + 1], from 0.
+        values: int64, of all rows, one after another.
+    """
+    kind = pa.large_list(pa.field("item", pa.int64(), nullable=False))
+    buffers = [None, pa.array(offsets).buffers()[1]]
+    return pa.Array.from_buffers(
+        kind, len(offsets) - 1, buffers, null_count=0, children=[pa.array(values)]
+    )
 
 
 def _changes(counts: PolicyCounts, array: pa.Array[Any]) -> ColumnCounts:

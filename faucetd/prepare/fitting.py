@@ -28,6 +28,7 @@ TRAIN_CODE = 0
 """The split code of train rows, as in `SPLITS`."""
 
 _BLOCK_ROWS = 1 << 17
+_BLOCK_NBYTES = 64 << 20
 
 RowKeys = NDArray[np.uint64]
 
@@ -51,7 +52,7 @@ class Fitter:
         self._options = options
         self._bound = None if share >= 1 else np.uint64(share * 2.0**64)
         self._block: list[tuple[pa.RecordBatch, RowKeys]] = []
-        self._block_rows = 0
+        self._block_rows = self._block_nbytes = 0
         self._statistics: Mapping[str, Any] | None = None
         self.rows = 0
 
@@ -71,10 +72,12 @@ class Fitter:
             batch, keys = batch.filter(pa.array(wanted)), keys[wanted]
         if not batch.num_rows:
             return
-        self._block.append((batch.select([f.source for f in self._features]), keys))
+        batch = batch.select([f.source for f in self._features])
+        self._block.append((batch, keys))
         self._block_rows += batch.num_rows
+        self._block_nbytes += batch.nbytes
         self.rows += batch.num_rows
-        if self._block_rows >= _BLOCK_ROWS:
+        if self._block_rows >= _BLOCK_ROWS or self._block_nbytes >= _BLOCK_NBYTES:
             self._flush()
 
     def spec(self) -> PreprocessingSpec:
@@ -105,4 +108,4 @@ class Fitter:
         }
         found = statistics_of(columns, self._options, row_keys=keys)
         self._statistics = found if self._statistics is None else merged([self._statistics, found])
-        self._block, self._block_rows = [], 0
+        self._block, self._block_rows, self._block_nbytes = [], 0, 0

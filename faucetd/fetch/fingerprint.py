@@ -88,7 +88,7 @@ def _list_hashes(column: Any) -> _U64:
     places = np.arange(len(elements)) - np.repeat(bounds[:-1], lengths)
     hashes = _scattered(_element_hashes(elements) ^ _scattered(places.astype(np.uint64)))
     sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(hashes)])
-    found = _scattered(sums[bounds[1:]] - sums[bounds[:-1]]) ^ lengths.astype(np.uint64)
+    found: _U64 = _scattered(sums[bounds[1:]] - sums[bounds[:-1]]) ^ lengths.astype(np.uint64)
     if column.null_count:
         found[column.is_null().to_numpy(zero_copy_only=False)] = _K1
     return found

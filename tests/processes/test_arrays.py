@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+from itertools import pairwise
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,7 @@ def rows_of(features: torch.Tensor, ragged: Any) -> list[Any]:
         assert offsets[-1] == len(values)
         assert len(ragged[name].offsets) == len(features) + 1
         bounds = offsets.tolist()
-        lists[name] = [values[a:b].tolist() for a, b in zip(bounds, bounds[1:], strict=False)]
+        lists[name] = [values[a:b].tolist() for a, b in pairwise(bounds)]
     return [
         (row.numpy().tobytes(), {name: each[number] for name, each in lists.items()})
         for number, row in enumerate(features)
@@ -208,7 +209,11 @@ def test_vectors_are_the_sources_numbers_and_0_where_there_is_none(
         Vector(WIDTH),
         Vector(2),
     ]
-    assert dataset.info.outputs == (*(f"embedding[{n}]" for n in range(WIDTH)), "scores[0]", "scores[1]")  # fmt: skip
+    assert dataset.info.outputs == (
+        *(f"embedding[{place}]" for place in range(WIDTH)),
+        "scores[0]",
+        "scores[1]",
+    )
     ids, rows = read(dataset, "train")
     found = np.array([np.frombuffer(row, np.float32) for row, _ in rows])
     taken = table.take(pa.array(ids))
@@ -302,7 +307,7 @@ def test_repeated_columns_of_bigquery_are_served(bigquery: Warehouse, path: Path
     table = write_table(path)
     name = f"{bigquery.dataset}.lists"
     bigquery.server.load(name, table)
-    client = bigquery.start_daemon().client()
+    client = bigquery.start_daemon(result_dataset=bigquery.dataset).client()
     for chunking in ("arrival", "hash"):
         dataset = client.open(
             spec_of(BigQuerySource(table=name), fit_rows=10**6, chunking=chunking)

@@ -185,8 +185,10 @@ class Encoder:
         if (kind := kind_of(name, column)) != "lists" and not _is_empty(column):
             raise _mismatch(self.spec.feature(name), kind, "lists")
         lists = lists_of(name, column)
-        if not len(lists.elements):  # of which nobody can tell what they are
-            return RaggedIds(np.zeros(0, np.int64), lists.offsets)
+        elements = lists.elements
+        if not len(elements) or (np.ma.isMaskedArray(elements) and elements.mask.all()):
+            # Of what they would be, nobody can tell.
+            return RaggedIds(np.full(len(elements), MISSING_ID, np.int64), lists.offsets)
         return RaggedIds(self._lookups[name].ids(lists.elements), lists.offsets)
 
     def _column(

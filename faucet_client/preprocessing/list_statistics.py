@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -103,11 +103,13 @@ class ListStatistics:
         Raises:
             SpecError: they are of other things, or were taken with different limits.
         """
-        # Of no element at all nobody may know of what they would be.
-        if not self.elements.rows or not other.elements.rows:
-            elements = self.elements if self.elements.rows else other.elements
+        one, two = sorted((self.elements, other.elements), key=lambda each: each.kind)
+        if one.kind != two.kind and not (one.count and two.count):
+            # Of the part without any value nobody could tell of what it would be.
+            known = one if one.count else two
+            elements = replace(known, rows=one.rows + two.rows, nulls=one.nulls + two.nulls)
         else:
-            elements = self.elements.merge(other.elements)
+            elements = one.merge(two)
         return ListStatistics(self.rows + other.rows, self.nulls + other.nulls, elements)
 
 

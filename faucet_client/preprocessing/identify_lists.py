@@ -11,12 +11,9 @@ from __future__ import annotations
 import numpy as np
 
 from faucet_client.errors import ColumnError
+from faucet_client.preprocessing.columns import kind_of
 from faucet_client.preprocessing.identify_others import Categories, check_rows, unlisted_in
-from faucet_client.preprocessing.list_statistics import (
-    ListStatistics,
-    VectorStatistics,
-    are_numbers,
-)
+from faucet_client.preprocessing.list_statistics import ListStatistics, VectorStatistics
 from faucet_client.preprocessing.lists import Lists
 from faucet_client.preprocessing.options import FitOptions, FitPolicy
 from faucet_client.preprocessing.spec import Feature
@@ -38,7 +35,7 @@ def becomes_vector(name: str, lists: Lists, options: FitOptions) -> bool:
             f'column "{name}" cannot be {forced}, which feature_overrides says: it holds lists, '
             "which can be VECTOR, CATEGORICAL or HASHED"
         )
-    if not are_numbers(name, lists):
+    if kind_of(name, lists.elements) != "numbers":
         return False
     if lists.width is not None:
         return True

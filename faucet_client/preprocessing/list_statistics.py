@@ -10,7 +10,7 @@ import numpy as np
 from faucet_client.errors import ColumnError
 from faucet_client.preprocessing.categories import CATEGORY_LIMIT, CategoryStatistics
 from faucet_client.preprocessing.columns import kind_of, vectors
-from faucet_client.preprocessing.lists import Lists, lists_of
+from faucet_client.preprocessing.lists import lists_of
 
 
 @dataclass(frozen=True)
@@ -111,11 +111,6 @@ class ListStatistics:
         else:
             elements = one.merge(two)
         return ListStatistics(self.rows + other.rows, self.nulls + other.nulls, elements)
-
-
-def are_numbers(name: str, lists: Lists) -> bool:
-    """Whether the elements are numbers, whole or not."""
-    return kind_of(name, lists.elements) == "numbers"
 
 
 def _uneven(one: int, other: int, where: str = "") -> ColumnError:

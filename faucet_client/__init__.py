@@ -7,8 +7,8 @@
         for batch in epoch:
             loss = step(batch.features, batch.labels["clicked"])
 
-Torch is imported with the first name that needs it, so that descriptions, errors and the status
-can be used without.
+Torch and NumPy are imported with the first name that needs them, so that descriptions, errors and
+the status can be used without torch, and the errors without either.
 """
 
 from __future__ import annotations
@@ -42,7 +42,6 @@ from faucet_client.errors import (
     SpecError,
     VersionMismatch,
 )
-from faucet_client.spec import BigQuerySource, DatasetSpec, DuckDBSource, ParquetSource
 
 if TYPE_CHECKING:
     from faucet_client.batch import Batch
@@ -50,13 +49,19 @@ if TYPE_CHECKING:
     from faucet_client.channel import DatasetInfo, OpenProgress
     from faucet_client.compat import get_batch_reader, get_client, get_data_reader
     from faucet_client.dataset import Dataset, FaucetClient, FaucetDataset
+    from faucet_client.mapping import Ragged
     from faucet_client.preprocessing.spec import PreprocessingSpec
+    from faucet_client.spec import BigQuerySource, DatasetSpec, DuckDBSource, ParquetSource
     from faucet_client.status import Status
 
 _LAZY = {
     "Batch": "batch",
     "BatchIterator": "batches",
+    "BigQuerySource": "spec",
     "Dataset": "dataset",
+    "DatasetSpec": "spec",
+    "DuckDBSource": "spec",
+    "ParquetSource": "spec",
     "DatasetInfo": "channel",
     "Epoch": "batches",
     "EpochIterator": "batches",
@@ -64,6 +69,7 @@ _LAZY = {
     "FaucetDataset": "dataset",
     "OpenProgress": "channel",
     "PreprocessingSpec": "preprocessing.spec",
+    "Ragged": "mapping",
     "Stats": "batches",
     "Status": "status",
     "get_batch_reader": "compat",
@@ -101,6 +107,7 @@ __all__ = [
     "OpenProgress",
     "ParquetSource",
     "PreprocessingSpec",
+    "Ragged",
     "ReaderConflict",
     "SourceChanged",
     "SourceEmpty",

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from faucet_client.mapping import Columns, ColumnViews, NoSuchName, copy_rows
+from faucet_client.mapping import Columns, ColumnViews, NoSuchName, Ragged, copy_rows
 
 
 class Block:
@@ -162,6 +162,21 @@ class Batch:
         first, stop = self._block.rows(self._index)
         return ColumnViews(
             "batch.ids", tuple(columns.ids), lambda name: columns.ids[name][first:stop]
+        )
+
+    @property
+    def ragged(self) -> Mapping[str, Ragged]:
+        """A list of ids a row, by categorical feature of lists: bags of an embedding.
+
+            bag = torch.nn.EmbeddingBag(spec.cardinality("tags"), 16, include_last_offset=True)
+            bag(batch.ragged["tags"].values, batch.ragged["tags"].offsets)  # float32 [n, 16]
+
+        A null list is empty; ids are as in `ids`.
+        """
+        columns = self._block.columns
+        rows = self._block.rows(self._index)
+        return ColumnViews(
+            "batch.ragged", tuple(columns.ragged), lambda name: columns.ragged[name].rows(*rows)
         )
 
     @property

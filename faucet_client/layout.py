@@ -18,6 +18,7 @@ class Role(Enum):
     LABEL = "label"  # float32 [rows, 1]
     WEIGHT = "weight"  # float32 [rows]; at most one a segment
     IDS = "ids"  # int64 [rows], of a categorical feature
+    RAGGED = "ragged"  # int64, a list of ids a row, of a categorical feature of lists
     PASSTHROUGH = "passthrough"  # its own dtype, [rows]; or text
 
 
@@ -33,9 +34,11 @@ class ColumnLayout:
         name: The column's name in the source; "features" for the matrix.
         dtype: A numpy dtype's name ("float32", "int64", "bool", …; a bool is one byte), or TEXT.
         width: Values a row; 1 but for the matrix.
-        offset: Bytes from the segment's start to the first value.
-        text_offset: For TEXT, bytes from the segment's start to the first character.
-        text_nbytes: For TEXT, the size of all characters.
+        offset: Bytes from the segment's start to the first value; of lists, as of TEXT, to the
+            int64 offsets [rows + 1], which begin with 0 and count elements.
+        text_offset: For TEXT and lists, bytes from the segment's start to the first character or
+            element.
+        text_nbytes: For TEXT and lists, the size of all characters or elements.
         valid_offset: Bytes to one byte a row, 1 where the source had a value and 0 where it had
             null; None where no row of this segment is null (and for the matrix, where null is NaN).
     """

@@ -49,6 +49,40 @@ class TextColumn:
         return rows
 
 
+@dataclass(frozen=True, eq=False)
+class Ragged:
+    """A list of ids a row: `torch.nn.EmbeddingBag(..., include_last_offset=True)` takes both parts.
+
+        bag(ragged.values, ragged.offsets)
+
+    Attributes:
+        values: int64 [m], the ids of all rows, one after another.
+        offsets: int64 [n + 1], the first 0: row i has the ids from offsets[i] to offsets[i + 1].
+    """
+
+    values: torch.Tensor
+    offsets: torch.Tensor
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+        return len(self.offsets) - 1
+
+    def rows(self, first: int, stop: int) -> Ragged:
+        """Rows [first, stop): the values are a view, and the offsets begin with 0."""
+        offsets = self.offsets[first : stop + 1]
+        start, end = int(offsets[0]), int(offsets[-1])
+        return Ragged(self.values[start:end], offsets - start if start else offsets)
+
+
+def joined(parts: Sequence[Ragged]) -> Ragged:
+    """The rows of all parts, of which there is at least one, in memory of their own."""
+    offsets, start = [parts[0].offsets[:1]], 0
+    for part in parts:
+        offsets.append(part.offsets[1:] + start)
+        start += len(part.values)
+    return Ragged(torch.cat([part.values for part in parts]), torch.cat(offsets))
+
+
 @dataclass
 class Columns:
     """Columns of the same rows: a whole segment, or rows that were copied out of some.
@@ -58,6 +92,7 @@ class Columns:
         labels: float32 [rows, 1] each.
         weights: float32 [rows], or None.
         ids: int64 [rows] each, of categorical features.
+        ragged: Lists of ids, [rows] each, of categorical features of lists.
         passthrough: [rows] each; text as a TextColumn, or an object array where it was copied.
         valid: bool [rows] for labels, weights and passthrough columns with nulls among the rows.
     """
@@ -67,6 +102,7 @@ class Columns:
     labels: dict[str, torch.Tensor] = field(default_factory=dict)
     weights: torch.Tensor | None = None
     ids: dict[str, torch.Tensor] = field(default_factory=dict)
+    ragged: dict[str, Ragged] = field(default_factory=dict)
     passthrough: dict[str, torch.Tensor | TextColumn | NDArray[np.object_]] = field(
         default_factory=dict
     )
@@ -117,7 +153,7 @@ def map_segment(fd: int, layout: SegmentLayout, on_dead: Callable[[int, int], No
     names: list[str] = []
     for column in layout.columns:
         _add_column(columns, column, layout.rows, buffer)
-        if column.role not in (Role.FEATURES, Role.IDS):
+        if column.role not in (Role.FEATURES, Role.IDS, Role.RAGGED):
             names.append(column.name)
     columns.valid_names = tuple(names)
     return columns
@@ -140,6 +176,12 @@ def _add_column(columns: Columns, column: ColumnLayout, rows: int, buffer: Any) 
         columns.labels[column.name] = _tensor(buffer, column.dtype, (rows, 1), column.offset)
     elif column.role is Role.IDS:
         columns.ids[column.name] = _tensor(buffer, column.dtype, (rows,), column.offset)
+    elif column.role is Role.RAGGED:
+        count = column.text_nbytes // np.dtype(column.dtype).itemsize
+        columns.ragged[column.name] = Ragged(
+            values=_tensor(buffer, column.dtype, (count,), column.text_offset),
+            offsets=_tensor(buffer, "int64", (rows + 1,), column.offset),
+        )
     elif column.role is Role.WEIGHT:
         columns.weights = _tensor(buffer, column.dtype, (rows,), column.offset)
     else:
@@ -173,6 +215,8 @@ def copy_rows(pieces: Sequence[Piece]) -> Columns:
         copied.weights = torch.cat([c.weights[a:b] for c, a, b in pieces if c.weights is not None])
     for name in first.ids:
         copied.ids[name] = torch.cat([c.ids[name][a:b] for c, a, b in pieces])
+    for name in first.ragged:
+        copied.ragged[name] = joined([c.ragged[name].rows(a, b) for c, a, b in pieces])
     for name, column in first.passthrough.items():
         if isinstance(column, torch.Tensor):
             copied.passthrough[name] = torch.cat([c.tensor(name)[a:b] for c, a, b in pieces])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from faucet_client.spec import Split
+if TYPE_CHECKING:  # NumPy comes with it, and a health probe must start at once
+    from faucet_client.spec import Split
 
 
 @dataclass(frozen=True)

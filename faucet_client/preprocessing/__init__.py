@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from faucet_client.preprocessing.categories import CategoryStatistics
 from faucet_client.preprocessing.columns import Texts
-from faucet_client.preprocessing.encode import Encoded, Encoder, PolicyCounts, count, encode
+from faucet_client.preprocessing.encode import (
+    Encoded,
+    Encoder,
+    PolicyCounts,
+    RaggedIds,
+    count,
+    encode,
+)
 from faucet_client.preprocessing.fit import (
     fit,
     fit_as_in_2020,
@@ -21,6 +28,8 @@ from faucet_client.preprocessing.fit import (
     spec_of,
     statistics_of,
 )
+from faucet_client.preprocessing.list_statistics import ListStatistics, VectorStatistics
+from faucet_client.preprocessing.lists import Lists
 from faucet_client.preprocessing.options import FitOptions, FitPolicy
 from faucet_client.preprocessing.policy import Policy
 from faucet_client.preprocessing.spec import Difference, Feature, PreprocessingSpec
@@ -41,6 +50,7 @@ from faucet_client.preprocessing.transforms import (
     Quantile,
     Timestamp,
     Transform,
+    Vector,
 )
 
 if TYPE_CHECKING:
@@ -65,6 +75,8 @@ __all__ = [
     "FitOptions",
     "FitPolicy",
     "Hashed",
+    "ListStatistics",
+    "Lists",
     "Log1p",
     "Policy",
     "PolicyCounts",
@@ -72,11 +84,14 @@ __all__ = [
     "Preprocessor",
     "Probability",
     "Quantile",
+    "RaggedIds",
     "Summary",
     "Texts",
     "TimeStatistics",
     "Timestamp",
     "Transform",
+    "Vector",
+    "VectorStatistics",
     "count",
     "encode",
     "fit",

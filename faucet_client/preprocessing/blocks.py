@@ -29,6 +29,7 @@ from faucet_client.preprocessing.transforms import (
     Quantile,
     Timestamp,
     Transform,
+    Vector,
     outputs_of,
 )
 
@@ -314,6 +315,15 @@ class _Timestamp(Block):
         return torch.index_select(torch.cat([*sines, *cosines, elapsed], 1), 1, self.order)
 
 
+class _Vector(Block):
+    def __init__(self, transforms: Sequence[Vector]) -> None:
+        del transforms
+        super().__init__()
+
+    def compute(self, values: Tensor) -> Tensor:
+        return values
+
+
 def _hour(values: Tensor, days: Tensor) -> Tensor:
     return (values - days * _DAY) / _DAY
 
@@ -367,5 +377,6 @@ BLOCKS: tuple[tuple[type[Block], type[Transform]], ...] = (
     (_Categorical, Categorical),
     (_Hashed, Hashed),
     (_Timestamp, Timestamp),
+    (_Vector, Vector),
 )
 """In the order of `TRANSFORMS`, which a test compares."""

@@ -5,6 +5,8 @@ A column is a NumPy array of one value a row, or what `np.asarray` makes one of:
 - numbers and booleans, which are 0 and 1. DECIMAL columns come as float64. NaN is null.
 - text: an object array of str, in which None and NaN are null, or an array of str, or `Texts`.
 - times: datetime64 of any unit, which are UTC; NaT is null. Those whose unit is a day are dates.
+- lists of numbers or text: an array [n, width], or a list or an object array whose rows are
+  sequences, or None for null; or `Lists`.
 
 A masked array's mask is null, whatever it is of.
 """
@@ -20,8 +22,9 @@ from numpy.typing import NDArray
 
 from faucet_client.errors import ColumnError, SpecError
 from faucet_client.preprocessing.checks import EXACT_INTEGER
+from faucet_client.preprocessing.lists import Lists, holds_lists
 
-Kind = Literal["numbers", "text", "timestamps", "dates"]
+Kind = Literal["numbers", "text", "timestamps", "dates", "lists"]
 
 _DATE_UNITS = ("D", "W", "M", "Y")
 
@@ -66,6 +69,8 @@ def kind_of(name: str, column: Any) -> Kind:
     """
     if isinstance(column, Texts):
         return "text"
+    if holds_lists(column):
+        return "lists"
     raw = _array(name, column)
     if raw.dtype.kind in "biuf":
         return "numbers"
@@ -204,6 +209,34 @@ def microseconds(name: str, column: Any) -> tuple[NDArray[np.int64], NDArray[np.
             "null in the source's query"
         )
     return np.where(there, times.view(np.int64), 0), there
+
+
+def vectors(name: str, lists: Lists, width: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Lists of numbers as float64 [n, width], and where they have a value (or an infinite one).
+
+    A null list has none, and an empty one neither: BigQuery stores a NULL array as an empty one.
+
+    Raises:
+        ColumnError: a list is of another length, or not of numbers.
+    """
+    lengths = lists.lengths
+    filled = lengths > 0
+    wrong = filled & (lengths != width)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise ColumnError(
+            f'column "{name}" has a list of {lengths[row]:,} elements, and VECTOR takes it for '
+            f"lists of {width:,}: cut or fill such lists in the source's query, or make them null"
+        )
+    values = np.zeros((len(lists), width))
+    there = np.zeros((len(lists), width), np.bool_)
+    if filled.any():
+        if (kind := kind_of(name, lists.elements)) != "numbers":
+            raise ColumnError(f'column "{name}" has lists of {kind}, and VECTOR is of numbers')
+        elements, present, _ = numbers(name, lists.elements)
+        values[filled] = elements.reshape(-1, width)
+        there[filled] = (present & ~np.isnan(elements)).reshape(-1, width)
+    return values, there
 
 
 def check_rows(rows: Mapping[str, int]) -> int:

@@ -97,8 +97,8 @@ def features(plain: Mapping[str, Any]) -> list[Any]:
 
 def feature(
     entry: object, number: int
-) -> tuple[str, Transform, str, Summary | None, tuple[str, ...], Policy]:
-    """Name, transform, why, summary, notes and policy of one entry.
+) -> tuple[str, Transform, str, Summary | None, tuple[str, ...], Policy, bool]:
+    """Name, transform, why, summary, notes and policy of one entry, and whether it is ragged.
 
     Raises:
         SpecError: naming the feature, its field and the rule.
@@ -110,7 +110,7 @@ def feature(
     if not isinstance(name, str):
         raise SpecError(f'{where}: "name" must be a text, not {_shown(name)}')
     where = f'feature "{name[:80]}"'
-    optional = ("policy", "why", "summary", "notes")
+    optional = ("policy", "ragged", "why", "summary", "notes")
     _check_keys(where, plain, required=("name", "transform"), optional=optional)
     try:
         transform = read_transform(plain["transform"])
@@ -119,9 +119,10 @@ def feature(
         summary = None if given is None else _dataclass("summary", Summary, given)
         notes = tuple(_text("notes", each) for each in _list("notes", plain.get("notes", [])))
         policy = _dataclass("policy", Policy, plain.get("policy", {}))
+        ragged = _flag("ragged", plain.get("ragged", False))
     except SpecError as error:
         raise type(error)(f"{where}: {error}") from None
-    return name, transform, why, summary, notes, policy
+    return name, transform, why, summary, notes, policy, ragged
 
 
 def transform(transform: Transform) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Serving a row by hand, with `row` such as {"age": [31.0], "city": ["Bern"]} and 
     encoded = encode(spec, row)
     features = spec.preprocessor()(*map(torch.from_numpy, (encoded.values, encoded.presence)))
     ids = {name: torch.from_numpy(of_rows) for name, of_rows in encoded.ids.items()}
+    bags = {name: tuple(map(torch.from_numpy, lists)) for name, lists in encoded.ragged.items()}
 
 Keep the module, and an `Encoder` instead of `encode`, where more than one row is served.
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +31,10 @@ from faucet_client.preprocessing.columns import (
     microseconds,
     numbers,
     texts,
+    vectors,
 )
 from faucet_client.preprocessing.hashing import hashes_of_integers, hashes_of_texts
+from faucet_client.preprocessing.lists import lists_of
 from faucet_client.preprocessing.spec import Feature, PreprocessingSpec
 from faucet_client.preprocessing.transforms import (
     FIRST_ID,
@@ -40,9 +43,22 @@ from faucet_client.preprocessing.transforms import (
     Categorical,
     Hashed,
     Timestamp,
+    Vector,
 )
 
 Ids: TypeAlias = NDArray[np.int64]
+
+
+class RaggedIds(NamedTuple):
+    """A list of ids a row, as `torch.nn.EmbeddingBag(..., include_last_offset=True)` takes them.
+
+    Attributes:
+        values: int64 [m], the ids of all rows, one after another.
+        offsets: int64 [n + 1], from 0: row i has the ids from offsets[i] to offsets[i + 1].
+    """
+
+    values: Ids
+    offsets: Ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,19 +70,23 @@ class Encoded:
             times microseconds since 1970, of categories their ids. Columns are contiguous.
         presence: bool [n, F], false for null and NaN.
         ids: int64 [n] for each of `spec.id_names`, in that order.
+        ragged: For each of `spec.ragged_names`, in that order; a null list is an empty one.
     """
 
     values: NDArray[np.float64]
     presence: NDArray[np.bool_]
     ids: dict[str, Ids]
+    ragged: dict[str, RaggedIds]
 
 
 @dataclass(frozen=True)
 class PolicyCounts:
     """To how many rows of a feature something was done, or of which something is to be known.
 
+    Of a ragged feature elements are counted. A row of a vector counts as what any element is.
+
     Attributes:
-        missing: Null or NaN.
+        missing: Null or NaN; of a vector, also an empty list.
         infinite: Infinite, and so missing, too.
         imputed: Missing or infinite, and replaced.
         clipped: Outside the bounds, and moved to the nearest.
@@ -100,8 +120,10 @@ class Encoder:
 
     def __init__(self, spec: PreprocessingSpec) -> None:
         self.spec = spec
-        self._dense = spec.input_names
+        self._width = len(spec.input_names)
         self._ids = spec.id_names
+        self._ragged_names = spec.ragged_names
+        self._places = _places(spec)
         self._lookups: dict[str, _Lookup] = {
             feature.name: _Lookup(feature.name, feature.transform)
             for feature in spec.features
@@ -119,33 +141,49 @@ class Encoder:
                 different numbers of rows.
         """
         self.spec.check_inputs(columns)
-        found = {f.name: self._column(f, columns[f.name]) for f in self.spec.features}
-        rows = check_rows({name: len(values) for name, (values, _) in found.items()})
-        dense = self._dense
+        ragged = {name: self._ragged(name, columns[name]) for name in self._ragged_names}
+        found = {
+            f.name: self._column(f, columns[f.name]) for f in self.spec.features if not f.ragged
+        }
+        counted = {name: len(values) for name, (values, _) in found.items()}
+        rows = check_rows(counted | {name: len(ids.offsets) - 1 for name, ids in ragged.items()})
+        width = self._width
         # Column by column, since the module is fastest with contiguous columns.
-        values = np.empty((len(dense), rows), np.float64)
-        presence = np.empty((len(dense), rows), np.bool_)
-        for number, name in enumerate(dense):
-            values[number], presence[number] = found[name]
+        values = np.empty((width, rows), np.float64)
+        presence = np.empty((width, rows), np.bool_)
+        for name, place in self._places.items():
+            values[place], presence[place] = (np.atleast_2d(each.T) for each in found[name])
         ids = {name: found[name][0].astype(np.int64, copy=False) for name in self._ids}
-        return Encoded(values.T, presence.T, ids)
+        return Encoded(values.T, presence.T, ids, ragged)
 
     def count(self, encoded: Encoded | Mapping[str, Any]) -> dict[str, PolicyCounts]:
         """What was done to how many rows, by feature; see `count`."""
         encoded = encoded if isinstance(encoded, Encoded) else self.encode(encoded)
-        places = {name: number for number, name in enumerate(self._dense)}
+        places = self._places
         counts = {}
         for feature in self.spec.features:
-            if feature.gives_ids:
-                counts[feature.name] = _of_ids(feature, encoded.ids[feature.name])
+            name = feature.name
+            if feature.ragged:
+                counts[name] = _of_ids(feature, encoded.ragged[name].values)
+            elif feature.gives_ids:
+                counts[name] = _of_ids(feature, encoded.ids[name])
             elif isinstance(feature.transform, Categorical):
-                ids = encoded.values[:, places[feature.name]]
-                counts[feature.name] = _of_ids(feature, ids)
+                counts[name] = _of_ids(feature, encoded.values[:, places[name]])
             else:
-                place = places[feature.name]
-                of_feature = encoded.values[:, place], encoded.presence[:, place]
-                counts[feature.name] = _of_numbers(feature, *of_feature)
+                of_feature = encoded.values[:, places[name]], encoded.presence[:, places[name]]
+                count = _of_vectors if isinstance(feature.transform, Vector) else _of_numbers
+                counts[name] = count(feature, *of_feature)
         return counts
+
+    def _ragged(self, name: str, column: Any) -> RaggedIds:
+        if (kind := kind_of(name, column)) != "lists" and not _is_empty(column):
+            raise _mismatch(self.spec.feature(name), kind, "lists")
+        lists = lists_of(name, column)
+        elements = lists.elements
+        if not len(elements) or (np.ma.isMaskedArray(elements) and elements.mask.all()):
+            # Of what they would be, nobody can tell.
+            return RaggedIds(np.full(len(elements), MISSING_ID, np.int64), lists.offsets)
+        return RaggedIds(self._lookups[name].ids(lists.elements), lists.offsets)
 
     def _column(
         self, feature: Feature, column: Any
@@ -155,8 +193,12 @@ class Encoder:
             ids = lookup.ids(column)
             return ids, ids != MISSING_ID
         kind = kind_of(feature.name, column)
+        if isinstance(feature.transform, Vector):
+            if kind != "lists" and not _is_empty(column):
+                raise _mismatch(feature, kind, "lists of numbers")
+            return vectors(feature.name, lists_of(feature.name, column), feature.transform.width)
         if isinstance(feature.transform, Timestamp):
-            if kind == "text":
+            if kind in ("text", "lists"):
                 raise _mismatch(feature, kind, "times")
             times, there = microseconds(feature.name, column)
             return times, there
@@ -191,6 +233,16 @@ def count(spec: PreprocessingSpec, encoded: Encoded | Mapping[str, Any]) -> dict
         ColumnError: as of `encode`.
     """
     return Encoder(spec).count(encoded)
+
+
+def _places(spec: PreprocessingSpec) -> dict[str, slice]:
+    """Where the columns of each dense feature are among those of the input."""
+    places, start = {}, 0
+    for feature in spec.dense_features:
+        stop = start + len(feature.input_names)
+        places[feature.name] = slice(start, stop)
+        start = stop
+    return places
 
 
 class _Lookup:
@@ -258,9 +310,24 @@ def _mismatch(feature: Feature, kind: Kind, needs: str) -> ColumnError:
     )
 
 
+def _is_empty(column: Any) -> bool:
+    """Whether it has null alone, and so may be of anything."""
+    rows = column.tolist() if isinstance(column, np.ndarray) else column
+    return isinstance(rows, list | tuple) and all(row is None for row in rows)
+
+
 def _of_ids(feature: Feature, ids: NDArray[Any]) -> PolicyCounts:
     unseen = 0 if isinstance(feature.transform, Hashed) else int((ids == UNLISTED_ID).sum())
     return PolicyCounts(missing=int((ids == MISSING_ID).sum()), unseen=unseen)
+
+
+def _of_vectors(
+    feature: Feature, values: NDArray[np.float64], there: NDArray[np.bool_]
+) -> PolicyCounts:
+    del feature
+    complete = there.all(axis=1)
+    infinite = complete & np.isinf(values).any(axis=1)
+    return PolicyCounts(missing=int((~complete).sum()), infinite=int(infinite.sum()))
 
 
 def _of_numbers(

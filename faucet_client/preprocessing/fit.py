@@ -19,15 +19,24 @@ from faucet_client.errors import ColumnError, SpecError
 from faucet_client.preprocessing.categories import CategoryStatistics
 from faucet_client.preprocessing.columns import check_rows, kind_of, numbers
 from faucet_client.preprocessing.identify import Rules, identify
+from faucet_client.preprocessing.identify_lists import (
+    becomes_vector,
+    identify_lists,
+    identify_vector,
+)
 from faucet_client.preprocessing.identify_others import identify_categories, identify_times
 from faucet_client.preprocessing.likelihood import Candidate, most_likely
+from faucet_client.preprocessing.list_statistics import ListStatistics, VectorStatistics
+from faucet_client.preprocessing.lists import lists_of
 from faucet_client.preprocessing.options import FitOptions
 from faucet_client.preprocessing.spec import Feature, PreprocessingSpec
 from faucet_client.preprocessing.statistics import ColumnStatistics, TimeStatistics
 from faucet_client.preprocessing.transforms import Categorical, Hashed, Timestamp, Transform
 
-Statistics: TypeAlias = ColumnStatistics | CategoryStatistics | TimeStatistics
-"""What is known of a column: of numbers, of categories, or of times."""
+Statistics: TypeAlias = (
+    ColumnStatistics | CategoryStatistics | TimeStatistics | VectorStatistics | ListStatistics
+)
+"""What is known of a column: of numbers, of categories, of times, or of lists."""
 
 
 def fit(
@@ -39,7 +48,7 @@ def fit(
     """The spec for these columns. Which order the rows are in makes no difference.
 
     Args:
-        columns: By name, numbers, booleans, text or times [n], as in `columns.py`.
+        columns: By name, numbers, booleans, text, times or lists [n], as in `columns.py`.
         options: By default those of 2020.
         row_keys: uint64 [n], a hash of each row, different for different rows. With them,
             `options.sample_rows` bounds what is kept; without, every value is.
@@ -164,6 +173,8 @@ def _statistics(
     name: str, column: Any, options: FitOptions, row_keys: NDArray[np.uint64] | None
 ) -> Statistics:
     kind, forced = kind_of(name, column), options.type_of(name)
+    if kind == "lists":
+        return _list_statistics(name, column, options)
     if kind == "text":
         return CategoryStatistics.of_text(name, column, options.category_limit)
     if kind == "numbers" and forced in (Categorical.type, Hashed.type):
@@ -183,6 +194,13 @@ def _statistics(
     )
 
 
+def _list_statistics(name: str, column: Any, options: FitOptions) -> Statistics:
+    lists = lists_of(name, column)
+    if not becomes_vector(name, lists, options):
+        return ListStatistics.of(name, lists, options.category_limit)
+    return VectorStatistics.of(name, lists)
+
+
 def _merge(name: str, one: Statistics, other: Statistics) -> Statistics:
     try:
         match one, other:
@@ -192,8 +210,12 @@ def _merge(name: str, one: Statistics, other: Statistics) -> Statistics:
                 return one.merge(other)
             case TimeStatistics(), TimeStatistics():
                 return one.merge(other)
+            case VectorStatistics(), VectorStatistics():
+                return one.merge(other)
+            case ListStatistics(), ListStatistics():
+                return one.merge(other)
     except SpecError as error:
-        raise SpecError(f'column "{name}": {error}') from None
+        raise type(error)(f'column "{name}": {error}') from None
     raise SpecError(
         f'column "{name}" holds other things in one part than in another: '
         f"{type(one).__name__} and {type(other).__name__}"
@@ -207,6 +229,10 @@ def _feature(
         return identify_categories(name, statistics, options)
     if isinstance(statistics, TimeStatistics):
         return identify_times(name, statistics, options)
+    if isinstance(statistics, VectorStatistics):
+        return identify_vector(name, statistics, options)
+    if isinstance(statistics, ListStatistics):
+        return identify_lists(name, statistics, options)
     return identify(name, statistics, options, rules)
 
 

@@ -48,6 +48,7 @@ from faucet_client.preprocessing.transforms import (
     Quantile,
     Timestamp,
     Transform,
+    Vector,
 )
 
 _LARGEST_CANDIDATE_STDDEV = 1e8
@@ -245,7 +246,7 @@ class _Column:
     def _check_numeric(self, kind: type[Transform]) -> None:
         # Other statistics are needed for these, so that only those of numbers taken before the
         # override was known come here.
-        if issubclass(kind, Categorical | Hashed | Timestamp):
+        if issubclass(kind, Categorical | Hashed | Timestamp | Vector):
             self._refuse(kind, "its statistics were taken as those of a column of numbers")
 
     def _log1p(self) -> Log1p:

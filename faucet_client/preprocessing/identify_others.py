@@ -8,6 +8,8 @@ either by override alone. Times become TIMESTAMP, dates without an hour.
 
 from __future__ import annotations
 
+from typing import Any
+
 from faucet_client.errors import ColumnError, SpecError
 from faucet_client.preprocessing.categories import CategoryStatistics
 from faucet_client.preprocessing.identify import fitted_policy, summary_of
@@ -22,6 +24,7 @@ from faucet_client.preprocessing.transforms import (
     Hashed,
     Timestamp,
     Transform,
+    gives_ids,
 )
 
 _FEWEST_FOR_AN_ID = 100
@@ -35,13 +38,10 @@ def identify_categories(name: str, known: CategoryStatistics, options: FitOption
     Raises:
         ColumnError: there is no row, or the type that is forced on the column does not fit it.
     """
-    _check_rows(name, known.rows)
-    column = _Categories(name, known, options)
+    check_rows(name, known.rows)
+    column = Categories(name, known, options)
     transform, why = column.transform()
-    unlisted = 0
-    if isinstance(transform, Categorical):
-        seen = dict(zip(known.found.values.tolist(), known.found.counts.tolist(), strict=True))
-        unlisted = known.count - sum(seen.get(value, 0) for value in transform.values)
+    unlisted = unlisted_in(transform, known)
     summary = Summary(
         rows=known.rows, nulls=known.nulls, distinct=known.distinct_count(), unlisted=unlisted
     )
@@ -50,44 +50,71 @@ def identify_categories(name: str, known: CategoryStatistics, options: FitOption
     return Feature(name, transform, why, summary, tuple(column.notes), policy)
 
 
-class _Categories:
-    """One column on its way to a transform. Collects notes; made and used once."""
+def unlisted_in(transform: Transform, known: CategoryStatistics) -> int:
+    """How many values a CATEGORICAL does not list."""
+    if not isinstance(transform, Categorical):
+        return 0
+    pairs = zip(known.found.values.tolist(), known.found.counts.tolist(), strict=True)
+    seen: dict[Any, int] = dict(pairs)
+    return known.count - sum(seen.get(value, 0) for value in transform.values)
 
-    def __init__(self, name: str, known: CategoryStatistics, options: FitOptions) -> None:
+
+class Categories:
+    """One column on its way to a transform. Collects notes; made and used once.
+
+    Args:
+        name: The column's name.
+        known: What is known of its values.
+        options: How they are fitted.
+        of_lists: Whether the values are the elements of lists.
+    """
+
+    def __init__(
+        self, name: str, known: CategoryStatistics, options: FitOptions, *, of_lists: bool = False
+    ) -> None:
         self._name = name
         self._known = known
         self._options = options
+        self._of_lists = of_lists
+        self._noun = "elements" if of_lists else "rows"
+        self._holds = f"{'lists of ' if of_lists else ''}{known.kind}"
         self.notes: list[str] = []
 
     def transform(self) -> tuple[Transform, str]:
+        """The transform, and why.
+
+        Raises:
+            ColumnError: the type that is forced on the column does not fit it.
+        """
         override = self._options.feature_overrides.get(self._name)
         if isinstance(override, Transform):
             return self._given(override), "given in feature_overrides"
         if override is not None and override not in (Categorical.type, Hashed.type):
-            self._refuse(override, f"it holds {self._known.kind}")
+            self._refuse(override, f"it holds {self._holds}")
         if override is None and self._options.skip_preprocessing:
             raise ColumnError(
-                f'column "{self._name}" is text, which cannot stay as it is in a tensor, as '
-                "skip_preprocessing says: put it into exclude_features, or give it CATEGORICAL or "
-                "HASHED in feature_overrides"
+                f'column "{self._name}" is {self._holds}, which cannot stay as it is in a tensor, '
+                "as skip_preprocessing says: put it into exclude_features, or give it CATEGORICAL "
+                "or HASHED in feature_overrides"
             )
         if override == Hashed.type:
             return self._hashed(), f"feature_overrides says {override}"
         if not self._known.count:
             self.notes.append(
-                f"none of the {self._known.rows:,} rows has a value, so that its id is always 0: "
-                "put it into exclude_features"
+                f"none of the {self._known.rows:,} {self._noun} has a value, so that its id is "
+                "always 0: put it into exclude_features"
             )
             return Categorical(()), "no values"
         return self._by_rule() if override is None else self._forced()
 
     def note_oddities(self, transform: Transform, unlisted: int) -> None:
+        """Notes what a person should look at, with what to do."""
         known = self._known
         if known.count >= _FEWEST_FOR_AN_ID and known.distinct_share() > _SHARE_OF_AN_ID:
             self.notes.append(
-                f"{known.distinct_count():,} different values in {known.count:,} rows: it looks "
-                "like an id, of which nothing can be learned; put it into exclude_features and "
-                "passthrough"
+                f"{known.distinct_count():,} different values in {known.count:,} {self._noun}: it "
+                "looks like an id, of which nothing can be learned; put it into exclude_features "
+                "and passthrough"
             )
         if known.long:
             self.notes.append(
@@ -113,7 +140,10 @@ class _Categories:
                 f"about {known.distinct_count():,} different values are more than can be listed: "
                 f"they share {options.hash_buckets:,} buckets (hash_buckets)"
             )
-            return self._hashed(), f"text, more than {known.found.limit:,} different values"
+            return (
+                self._hashed(),
+                f"{self._holds}, more than {known.found.limit:,} different values",
+            )
         listed = self._listed()
         if not listed.values:
             self.notes.append(
@@ -121,8 +151,8 @@ class _Categories:
                 f"they share {options.hash_buckets:,} buckets (hash_buckets); to list them, lower "
                 "min_category_count"
             )
-            return self._hashed(), f"text, no value {options.min_category_count} times"
-        return listed, f"text, {self._said(listed)}"
+            return self._hashed(), f"{self._holds}, no value {options.min_category_count} times"
+        return listed, f"{self._holds}, {self._said(listed)}"
 
     def _forced(self) -> tuple[Transform, str]:
         known, options = self._known, self._options
@@ -144,7 +174,8 @@ class _Categories:
     def _listed(self) -> Categorical:
         options = self._options
         values = self._known.listed(options.min_category_count, options.max_categories)
-        return Categorical(values, one_hot=0 < len(values) <= options.max_one_hot_values)
+        few = 0 < len(values) <= options.max_one_hot_values
+        return Categorical(values, one_hot=few and not self._of_lists)
 
     def _said(self, listed: Categorical) -> str:
         return (
@@ -157,13 +188,13 @@ class _Categories:
 
     def _given(self, transform: Transform) -> Transform:
         if not isinstance(transform, Categorical | Hashed):
-            self._refuse(transform.type, f"it holds {self._known.kind}")
+            self._refuse(transform.type, f"it holds {self._holds}")
+        if self._of_lists and not gives_ids(transform):
+            self._refuse("a one-hot CATEGORICAL", f"it holds {self._holds}")
         of_text = transform.of_text if isinstance(transform, Categorical) else None
         if of_text is not None and of_text != (self._known.kind == "text"):
             lists = "text" if of_text else "whole numbers"
-            self._refuse(
-                transform.type, f"it lists {lists}, and the column holds {self._known.kind}"
-            )
+            self._refuse(transform.type, f"it lists {lists}, and the column holds {self._holds}")
         return transform
 
     def _refuse(self, kind: str, reason: str) -> None:
@@ -181,7 +212,7 @@ def identify_times(name: str, known: TimeStatistics, options: FitOptions) -> Fea
         ColumnError: there is no row, or the type that is forced on the column does not fit it.
     """
     times = known.microseconds
-    _check_rows(name, times.rows)
+    check_rows(name, times.rows)
     override = options.feature_overrides.get(name)
     noun = "dates" if known.dates else "timestamps"
     if options.type_of(name) not in (None, Timestamp.type):
@@ -244,6 +275,11 @@ def _category_policy(name: str, transform: Transform, options: FitOptions) -> Po
     return Policy(missing_flag=given.missing_flag)
 
 
-def _check_rows(name: str, rows: int) -> None:
+def check_rows(name: str, rows: int) -> None:
+    """Refuses a column without rows.
+
+    Raises:
+        ColumnError: there is none.
+    """
     if not rows:
         raise ColumnError(f'column "{name}" has no rows to fit a transform to')

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from faucet_client.errors import SpecError
 from faucet_client.preprocessing.blocks import BLOCKS, Block
 from faucet_client.preprocessing.policy import NO_POLICY, Policy
-from faucet_client.preprocessing.transforms import outputs_of
+from faucet_client.preprocessing.transforms import inputs_of, outputs_of
 
 if TYPE_CHECKING:
     from faucet_client.preprocessing.spec import PreprocessingSpec
@@ -63,7 +63,7 @@ class Preprocessor(nn.Module):
                 blocks.append(_WithPolicies(block, policies, widths))
             else:
                 blocks.append(block)
-            self._sizes.append(len(alike))
+            self._sizes.append(sum(len(inputs_of(feature.transform)) for feature in alike))
         self.blocks = nn.ModuleList(blocks)
         self.eval()  # nothing here trains, and exporters warn of what would
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from faucet_client.errors import SpecError
 from faucet_client.preprocessing.checks import finite_number, flag, put, shown
-from faucet_client.preprocessing.transforms import Categorical, Hashed, Transform
+from faucet_client.preprocessing.transforms import Categorical, Hashed, Transform, Vector
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,11 @@ class Policy:
         Raises:
             SpecError: naming the policy.
         """
+        if isinstance(transform, Vector) and self != NO_POLICY:
+            raise SpecError(
+                "a VECTOR takes no policy: its numbers are handed on as they are, a missing one as "
+                "0; clip or impute in the source's query"
+            )
         if not isinstance(transform, Categorical | Hashed):
             return
         for name in ("impute", "clip"):

@@ -7,7 +7,8 @@
 Most features are dense: numbers that go into the module, and float32 columns that come out of it.
 CATEGORICAL and HASHED features are ids beside them (`encode.py` makes both of raw columns), but for
 one-hot ones, and the missing flag that a policy adds to an id: those are dense, too, and what goes
-into the module for them is the id as a number.
+into the module for them is the id as a number. A feature of lists is a VECTOR, of as many columns
+as its lists have numbers, or **ragged**: a CATEGORICAL or HASHED of the lists' elements.
 
 Invariants: features are in the order of `TRANSFORMS`, then by name, whatever order they were given
 in; that is the order of the module's input and output, and of the ids. Two specs are equal, and
@@ -37,8 +38,10 @@ from faucet_client.preprocessing.transforms import (
     Categorical,
     Hashed,
     Transform,
+    Vector,
     cardinality_of,
     gives_ids,
+    inputs_of,
     outputs_of,
 )
 
@@ -60,6 +63,8 @@ class Feature:
         summary: What the fit saw.
         notes: What a person should look at, each with what to do.
         policy: What is done about its values before they are transformed.
+        ragged: Whether the column holds lists, of whose elements the transform is: CATEGORICAL or
+            HASHED, delivered as the ids of each list.
 
     Raises:
         SpecError: the name is no text, the transform none of the known ones, or the policy none
@@ -72,6 +77,7 @@ class Feature:
     summary: Summary | None = field(default=None, compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
     policy: Policy = NO_POLICY
+    ragged: bool = False
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -89,13 +95,29 @@ class Feature:
             self.policy.check(self.transform)
         except SpecError as error:
             raise SpecError(f'feature "{self.name}": {error}') from None
+        if self.ragged and not (gives_ids(self.transform) and self.policy == NO_POLICY):
+            raise SpecError(
+                f'feature "{self.name}" is of lists (ragged), which become ids: it must be '
+                "CATEGORICAL, not one-hot, or HASHED, and without a policy"
+            )
+
+    @property
+    def of_lists(self) -> bool:
+        """Whether its column holds lists."""
+        return self.ragged or isinstance(self.transform, Vector)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The names of its columns in the module's input: its own, or `name[0]` and so on."""
+        return tuple(self.name + suffix for suffix in inputs_of(self.transform))
 
     @property
     def output_names(self) -> tuple[str, ...]:
         """The names of its columns in the dense output.
 
-        Its own, or `name=value` for each one-hot value, `name.hour_sin` and so on for a time, none
-        for an id; then `name.missing`, where its policy has a flag.
+        Its own, or `name=value` for each one-hot value, `name.hour_sin` and so on for a time,
+        `name[0]` and so on for a vector, none for an id; then `name.missing`, where its policy has
+        a flag.
         """
         own = tuple(self.name + suffix for suffix in outputs_of(self.transform))
         return (*own, f"{self.name}.missing") if self.policy.missing_flag else own
@@ -108,7 +130,7 @@ class Feature:
     @property
     def gives_ids(self) -> bool:
         """Whether it is delivered as an id a row."""
-        return gives_ids(self.transform)
+        return gives_ids(self.transform) and not self.ragged
 
 
 @dataclass(frozen=True)
@@ -170,7 +192,7 @@ class PreprocessingSpec:
     @property
     def input_names(self) -> tuple[str, ...]:
         """The columns of the module's input, in order: [F]."""
-        return tuple(feature.name for feature in self.dense_features)
+        return tuple(name for feature in self.dense_features for name in feature.input_names)
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -187,6 +209,11 @@ class PreprocessingSpec:
         """The features that are delivered as ids, int64 [n] each, in order."""
         return tuple(feature.name for feature in self.features if feature.gives_ids)
 
+    @property
+    def ragged_names(self) -> tuple[str, ...]:
+        """The features that are delivered as a list of ids a row, in order."""
+        return tuple(feature.name for feature in self.features if feature.ragged)
+
     def cardinality(self, name: str) -> int:
         """How many ids the feature `name` may have: the rows of its embedding.
 
@@ -197,7 +224,7 @@ class PreprocessingSpec:
         if not (gives_ids(transform) and isinstance(transform, Categorical | Hashed)):
             raise ColumnError(
                 f'feature "{name}" is {transform.type}, and is not delivered as ids: those are '
-                f"{_listing(self.id_names)}"
+                f"{_listing([*self.id_names, *self.ragged_names])}"
             )
         return cardinality_of(transform)
 
@@ -245,6 +272,8 @@ class PreprocessingSpec:
             else:
                 found.append(Difference(name, "transform", one.transform, another.transform))
             found += _differences(name, "policy.", one.policy, another.policy)
+            if one.ragged != another.ragged:
+                found.append(Difference(name, "ragged", one.ragged, another.ragged))
         return tuple(found)
 
     # Others made of it --------------------------------------------------------------------------
@@ -278,7 +307,9 @@ class PreprocessingSpec:
         for feature in self.features:
             changes: dict[str, Any] = {}
             if feature.name in transforms:
-                changes = {"transform": transforms[feature.name], "why": "overridden", "notes": ()}
+                new = transforms[feature.name]
+                changes = {"transform": new, "why": "overridden", "notes": ()}
+                changes["ragged"] = feature.of_lists and not isinstance(new, Vector)
             if feature.name in policies:
                 changes["policy"] = policies[feature.name]
             changed.append(replace(feature, **changes))
@@ -391,6 +422,8 @@ class PreprocessingSpec:
             }
             if feature.policy != NO_POLICY:
                 entry["policy"] = document.policy(feature.policy)
+            if feature.ragged:
+                entry["ragged"] = True
             if notes and feature.why:
                 entry["why"] = feature.why
             if notes and feature.summary is not None:

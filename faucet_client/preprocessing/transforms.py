@@ -14,6 +14,7 @@ from typing import ClassVar, get_args
 from faucet_client.errors import SpecError
 from faucet_client.preprocessing.checks import (
     EXACT_INTEGER,
+    MAX_VALUES,
     SMALLEST_STDDEV,
     check_ascending,
     finite_number,
@@ -270,6 +271,24 @@ class Timestamp:
         put(self, "stddev", stddev(self))
 
 
+@dataclass(frozen=True)
+class Vector:
+    """The numbers of a list, such as an embedding, as they are, in float32: `name[0]` and so on.
+
+    A missing element is 0, and so are all of a missing or an empty list.
+
+    Args:
+        width: How many there are in every list, from 1 to 100,000.
+    """
+
+    type: ClassVar[str] = "VECTOR"
+    width: int
+
+    def __post_init__(self) -> None:
+        remedy = f"from 1 to {MAX_VALUES:,}, not {{}}"
+        put(self, "width", whole(self, "width", self.width, 1, MAX_VALUES, remedy))
+
+
 Transform = (
     Binary
     | Probability
@@ -283,6 +302,7 @@ Transform = (
     | Categorical
     | Hashed
     | Timestamp
+    | Vector
 )
 
 TRANSFORMS: dict[str, type[Transform]] = {kind.type: kind for kind in get_args(Transform)}
@@ -292,9 +312,12 @@ TRANSFORMS: dict[str, type[Transform]] = {kind.type: kind for kind in get_args(T
 def outputs_of(transform: Transform) -> tuple[str, ...]:
     """What follows a feature's name in the names of its columns of the output, one a column.
 
-    Nothing, once, for most; `=value` for one-hot values; `.part` for times; no column for ids.
+    Nothing, once, for most; `=value` for one-hot values; `.part` for times; `[0]` and so on for
+    vectors; no column for ids.
     """
     match transform:
+        case Vector():
+            return inputs_of(transform)
         case Enumeration(values) | Categorical(values, True):
             return tuple(f"={value}" for value in values)
         case Categorical() | Hashed():
@@ -306,8 +329,18 @@ def outputs_of(transform: Transform) -> tuple[str, ...]:
             return ("",)
 
 
+def inputs_of(transform: Transform) -> tuple[str, ...]:
+    """What follows a feature's name in the names of its columns of the input, one a column.
+
+    Nothing, once, but for vectors.
+    """
+    if isinstance(transform, Vector):
+        return tuple(f"[{place}]" for place in range(transform.width))
+    return ("",)
+
+
 def gives_ids(transform: Transform) -> bool:
-    """Whether the feature is delivered as an id a row, for an embedding."""
+    """Whether the feature is delivered as ids, for an embedding."""
     return isinstance(transform, Hashed) or (
         isinstance(transform, Categorical) and not transform.one_hot
     )

@@ -58,7 +58,8 @@ def row_fingerprints(batch: pa.RecordBatch) -> _U64:
     """A hash of each row's values, uint64 [rows]: equal rows have equal ones.
 
     Args:
-        batch: Columns of numbers, decimals, booleans, times and text; null is a value of its own.
+        batch: Columns of numbers, decimals, booleans, times and text, and of lists of such; null is
+            a value of its own.
     """
     found = np.zeros(batch.num_rows, np.uint64)
     for column in batch.columns:
@@ -67,6 +68,8 @@ def row_fingerprints(batch: pa.RecordBatch) -> _U64:
 
 
 def _column_hashes(column: pa.Array[Any]) -> _U64:
+    if pa.types.is_nested(column.type):
+        return _list_hashes(column)
     encoded: Any = pc.dictionary_encode(column)
     values: pa.Array[Any] = encoded.dictionary
     if not pa.types.is_binary(values.type) and not pa.types.is_large_binary(values.type):
@@ -74,6 +77,32 @@ def _column_hashes(column: pa.Array[Any]) -> _U64:
     hashes = np.append(fingerprints(values.cast(pa.large_binary())), _K1)
     places = encoded.indices.cast(pa.int64()).fill_null(len(values)).to_numpy()
     found: _U64 = hashes[places]
+    return found
+
+
+def _list_hashes(column: Any) -> _U64:
+    """A hash of each list, which follows from its elements, their order and their number."""
+    elements = column.flatten()
+    lengths = column.value_lengths().fill_null(0).to_numpy().astype(np.int64)
+    bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    places = np.arange(len(elements)) - np.repeat(bounds[:-1], lengths)
+    hashes = _scattered(_element_hashes(elements) ^ _scattered(places.astype(np.uint64)))
+    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(hashes)])
+    found: _U64 = _scattered(sums[bounds[1:]] - sums[bounds[:-1]]) ^ lengths.astype(np.uint64)
+    if column.null_count:
+        found[column.is_null().to_numpy(zero_copy_only=False)] = _K1
+    return found
+
+
+def _element_hashes(elements: Any) -> _U64:
+    """Of numbers by their bits: embeddings have many, and their texts would take long."""
+    if not pa.types.is_integer(elements.type) and not pa.types.is_floating(elements.type):
+        return _column_hashes(elements)
+    values = elements.fill_null(0).to_numpy(zero_copy_only=False)
+    bits: _U64 = values.view(f"u{values.itemsize}").astype(np.uint64)
+    found = _scattered(bits)
+    if elements.null_count:
+        found[elements.is_null().to_numpy(zero_copy_only=False)] = _K1
     return found
 
 

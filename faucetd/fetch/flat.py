@@ -143,6 +143,8 @@ def _plain(array: pa.Array[Any], kind: pa.DataType) -> pa.Array[Any]:
 
 
 def _row_bytes(kind: pa.DataType) -> float:
+    if isinstance(kind, pa.FixedSizeListType):
+        return float(kind.list_size * _row_bytes(kind.value_type))
     try:
         return max(kind.bit_width, 1) / 8
     except ValueError:  # of variable width: nobody knows before reading

@@ -48,12 +48,13 @@ class Appendix:
     """What a split of a chunk has beside its columns of fixed width.
 
     Attributes:
-        texts: The text columns, [rows], permuted; nulls are nulls.
+        variable: The columns of variable width, [rows], permuted: text, in which nulls are nulls,
+            and lists of ids, of which none is null.
         valid: uint8 [rows], permuted, 1 where there is a value: for each label, weight and
             passthrough column that has a null in this split of this chunk.
     """
 
-    texts: Mapping[ColumnKey, pa.LargeStringArray]
+    variable: Mapping[ColumnKey, pa.Array[Any]]
     valid: Mapping[ColumnKey, NDArray[np.uint8]]
 
 
@@ -93,7 +94,7 @@ class ChunkPreparer:
         self._matrix = self._empty_matrix(0)
         self._staged: dict[ColumnKey, NDArray[Any]] = {}
         self._valid: dict[ColumnKey, NDArray[np.uint8]] = {}
-        self._texts: dict[ColumnKey, list[list[pa.LargeStringArray]]] = {}  # by slot
+        self._variable: dict[ColumnKey, list[list[pa.Array[Any]]]] = {}  # by slot
         self._with_nulls: set[ColumnKey] = set()
         self._tally = Tally()
         self._chunk: ChunkId | None = None
@@ -129,7 +130,7 @@ class ChunkPreparer:
         bounds = list(accumulate(slots, initial=0))
         self._slots = [_Slot(start, stop) for start, stop in pairwise(bounds)]
         self._with_nulls.clear()
-        self._texts = {key: [[] for _ in slots] for key in self._columns.text_columns()}
+        self._variable = {key: [[] for _ in slots] for key in self._columns.variable_columns()}
         self._tally = Tally()
         self._make_room(bounds[-1])
 
@@ -164,7 +165,11 @@ class ChunkPreparer:
             ids = {
                 name: self._staged[Role.IDS, name][start:stop] for name in self._columns.id_names
             }
-            self._fitted.apply(batch, self._matrix[start:stop], ids, self._tally)
+            ragged = {
+                name: self._variable[Role.RAGGED, name][piece]
+                for name in self._columns.ragged_names
+            }
+            self._fitted.apply(batch, self._matrix[start:stop], ids, ragged, self._tally)
         self._add_numbers(batch, start, stop)
         self._add_passthrough(batch, start, stop, piece)
         for path in self._kept:
@@ -207,7 +212,7 @@ class ChunkPreparer:
             staged[Role.FEATURES, "features"] = self._matrix
         for key, values in staged.items():
             _gather(values[: self._extent], index, arrays[key])
-        return Appendix(texts=self._gathered_texts(index), valid=self._gathered_valid(index))
+        return Appendix(variable=self._gathered_variable(index), valid=self._gathered_valid(index))
 
     def counts(self) -> dict[str, ColumnCounts]:
         """What this chunk's rows, those of no split apart, lost on the way, by source column."""
@@ -229,8 +234,8 @@ class ChunkPreparer:
         for column in self._columns.passthrough:
             key = (Role.PASSTHROUGH, column.name)
             array = batch.column(column.source)
-            if key in self._texts:
-                self._texts[key][piece].append(own_text(array))
+            if key in self._variable:
+                self._variable[key][piece].append(own_text(array))
             else:
                 counts = fill_passthrough(array, column.source, self._staged[key][start:stop])
                 if column.source not in counted:  # as a float32, which holds even less
@@ -248,14 +253,14 @@ class ChunkPreparer:
             valid[:] = 1
         np.logical_not(nulls, out=valid[start:stop], casting="unsafe")
 
-    def _gathered_texts(self, index: torch.Tensor) -> dict[ColumnKey, pa.LargeStringArray]:
+    def _gathered_variable(self, index: torch.Tensor) -> dict[ColumnKey, pa.Array[Any]]:
         found = {}
         rows = index.numpy()
-        if self._rows < self._extent:  # texts have no gaps, so a row's place is another there
+        if self._rows < self._extent:  # these have no gaps, so a row's place is another there
             rows = (np.cumsum(self._codes[: self._extent] != DROP) - 1)[rows]
-        for key, slots in self._texts.items():
+        for key, slots in self._variable.items():
             whole = pa.concat_arrays([part for parts in slots for part in parts])
-            self._texts[key] = [[whole]]  # the other split need not join them again
+            self._variable[key] = [[whole]]  # the other split need not join them again
             found[key] = whole.take(pa.array(rows))
         return found
 

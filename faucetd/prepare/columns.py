@@ -16,17 +16,18 @@ import numpy as np
 import pyarrow as pa
 
 from faucet_client.layout import TEXT, Role
-from faucet_client.preprocessing import Categorical, Hashed, Timestamp, Transform
+from faucet_client.preprocessing import Categorical, Feature, Hashed, Timestamp, Vector
+from faucet_client.preprocessing.identify_lists import check_variable
 from faucet_client.preprocessing.spec import PreprocessingSpec
 from faucet_client.spec import DatasetSpec
 from faucetd.errors import ColumnError
-from faucetd.prepare.values import is_number, is_text, storage_dtype
+from faucetd.prepare.values import element_type, fixed_length, is_number, is_text, storage_dtype
 
 EVERY_COLUMN = "*"
 """In `passthrough`: all leaves of the source, each called by its path."""
 
 _NAMES_SHOWN = 30
-_TEXT_ROW_NBYTES = 8  # its offset; the characters are not known before they are read
+_OFFSET_NBYTES = 8  # characters and elements are not known before they are read
 
 
 ColumnKey = tuple[Role, str]
@@ -111,8 +112,13 @@ class PreparedColumns:
 
     @property
     def id_names(self) -> tuple[str, ...]:
-        """The features that give ids."""
+        """The features that give an id a row."""
         return () if self.fitted is None else self.fitted.id_names
+
+    @property
+    def ragged_names(self) -> tuple[str, ...]:
+        """The features that give a list of ids a row."""
+        return () if self.fitted is None else self.fitted.ragged_names
 
     def with_spec(self, spec: PreprocessingSpec) -> PreparedColumns:
         """The same, preprocessed. Features that the spec leaves out are not read.
@@ -122,11 +128,15 @@ class PreparedColumns:
                 is not.
         """
         spec.check_inputs([feature.name for feature in self.features])
-        transforms = {feature.name: feature.transform for feature in spec.features}
-        kept = tuple(f for f in self.features if f.name in transforms)
+        features = {feature.name: feature for feature in spec.features}
+        kept = tuple(f for f in self.features if f.name in features)
         for column in kept:
-            _check_transform(column, transforms[column.name])
+            _check_feature(column, features[column.name])
         return replace(self, features=kept, fitted=spec)
+
+    def variable_columns(self) -> tuple[ColumnKey, ...]:
+        """The columns of variable width of a chunk: lists of ids, and text."""
+        return (*((Role.RAGGED, name) for name in self.ragged_names), *self.text_columns())
 
     def text_columns(self) -> tuple[ColumnKey, ...]:
         """The text columns of a chunk."""
@@ -138,9 +148,9 @@ class PreparedColumns:
 
     @property
     def row_nbytes(self) -> int:
-        """The bytes of a row in a segment, but for the characters of text."""
+        """The bytes of a row in a segment, but for the characters of text and the ids of lists."""
         fixed = sum(np.dtype(c.dtype).itemsize * c.width for c in self.fixed_columns())
-        return fixed + _TEXT_ROW_NBYTES * len(self.text_columns())
+        return fixed + _OFFSET_NBYTES * len(self.variable_columns())
 
 
 def resolve(spec: DatasetSpec, columns: Sequence[tuple[str, pa.DataType]]) -> PreparedColumns:
@@ -174,7 +184,7 @@ def resolve(spec: DatasetSpec, columns: Sequence[tuple[str, pa.DataType]]) -> Pr
         if spec.preprocessing == "none":
             _check_number("features", feature)
         else:
-            _check_fittable(feature)
+            _check_fittable(feature, spec)
     for label in labels:
         _check_number("labels", label)
     for weight in weights:
@@ -293,20 +303,29 @@ def _check_number(field: str, column: SourceColumn) -> None:
     )
 
 
-def _check_fittable(column: SourceColumn) -> None:
+def _check_fittable(column: SourceColumn, spec: DatasetSpec) -> None:
     kind = column.type
     if is_number(kind) or is_text(kind) or pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         return
+    element = element_type(kind)
+    if element is not None and (is_number(element) or is_text(element)):
+        by_rule = spec.preprocessing == "auto" and spec.fit.type_of(column.name) is None
+        if by_rule and is_number(element) and fixed_length(kind) is None:
+            check_variable(column.name, whole=pa.types.is_integer(element))
+        return
     raise ColumnError(
         f'features: column "{column.source}" is of type {_described(kind)}; numbers, decimals, '
-        f"booleans, text, timestamps and dates can be preprocessed. {_OTHER_WAYS['features']}"
+        "booleans, text, timestamps, dates, and lists of numbers or text can be preprocessed. "
+        f"{_OTHER_WAYS['features']}"
         f"{_in_sql(column, as_number=True)}."
     )
 
 
-def _check_transform(column: SourceColumn, transform: Transform) -> None:
+def _check_feature(column: SourceColumn, feature: Feature) -> None:
     """Refuses a spec that was fitted to another type of column than the table has."""
-    kind = column.type
+    transform = feature.transform
+    element = element_type(column.type)
+    kind = column.type if element is None else element
     found = "numbers"
     if is_text(kind):
         found = "text"
@@ -324,11 +343,20 @@ def _check_transform(column: SourceColumn, transform: Transform) -> None:
             needed = ("times", "numbers")
         case _:
             needed = ("numbers",)
-    if found not in needed:
+    if feature.of_lists:
+        needed = tuple(f"lists of {each}" for each in needed)
+    if (found if element is None else f"lists of {found}") not in needed:
         raise ColumnError(
-            f'features: column "{column.source}" is of type {_described(kind)}, and the '
+            f'features: column "{column.source}" is of type {_described(column.type)}, and the '
             f"preprocessing spec has {transform.type} for it, which is of {' or '.join(needed)}: "
             "fit a spec for this table, or cast the column in the source's query"
+        )
+    length = fixed_length(column.type)
+    if isinstance(transform, Vector) and length not in (None, transform.width):
+        raise ColumnError(
+            f'features: column "{column.source}" has lists of {length:,} elements, and the '
+            f"preprocessing spec has VECTOR of {transform.width:,} for it: fit a spec for this "
+            "table"
         )
 
 

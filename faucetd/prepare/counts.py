@@ -14,11 +14,12 @@ class ColumnCounts:
     """Values of one source column, in the rows that were kept.
 
     Attributes:
-        nulls: Had no value: NaN in features, labels and weights.
+        nulls: Had no value: NaN in features, labels and weights. Of ragged features, null lists
+            and null elements.
         rounded: Integers beyond 2^24 that float32 cannot hold exactly.
         overflowed: Finite float64 values beyond float32's largest; they became infinite.
         not_finite: Were NaN or infinite in the source. As they are, they stay so; preprocessed,
-            they count as missing.
+            they count as missing. Of a VECTOR, rows of which any number is so, or is null.
         imputed: Were missing, and were replaced as the spec says.
         clipped: Were outside the spec's range, and were put at its end.
         unseen: Are none of the values that a spec lists.

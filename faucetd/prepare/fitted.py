@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from faucet_client.preprocessing.encode import Encoder, PolicyCounts
 from faucet_client.preprocessing.spec import Feature, PreprocessingSpec
-from faucet_client.preprocessing.transforms import Categorical, Hashed, Timestamp
+from faucet_client.preprocessing.transforms import Categorical, Hashed, Timestamp, Vector
 from faucetd.prepare.columns import SourceColumn
 from faucetd.prepare.counts import ColumnCounts, Tally
 from faucetd.prepare.raw import raw_column
@@ -37,6 +37,13 @@ class _Plain(NamedTuple):
 
     values: NDArray[Any]
     nulls: NDArray[np.bool_] | None
+
+
+class _Ids(NamedTuple):
+    """Where the ids of a tile go: one a row, or lists."""
+
+    single: Mapping[str, NDArray[np.int64]]
+    ragged: Mapping[str, list[pa.Array[Any]]]
 
 
 class FittedFeatures:
@@ -70,6 +77,7 @@ class FittedFeatures:
         batch: pa.RecordBatch,
         matrix: NDArray[np.float32],
         ids: Mapping[str, NDArray[np.int64]],
+        ragged: Mapping[str, list[pa.Array[Any]]],
         tally: Tally,
     ) -> None:
         """Writes what becomes of `batch`.
@@ -78,6 +86,7 @@ class FittedFeatures:
             batch: At least the features' columns, by their dotted paths.
             matrix: float32 [rows, spec.width], contiguous.
             ids: int64 [rows] for each of `spec.id_names`.
+            ragged: For each of `spec.ragged_names`, what the rows' lists of ids are appended to.
             tally: Gets what the policies changed, by source column; the caller counts nulls.
 
         Raises:
@@ -101,7 +110,7 @@ class FittedFeatures:
                 if self._encoder is not None:
                     tile = batch.slice(start, stop - start)
                     of_tile = {name: each[start:stop] for name, each in ids.items()}
-                    self._encode(self._encoder, tile, values, present, of_tile, tally)
+                    self._encode(self._encoder, tile, values, present, _Ids(of_tile, ragged), tally)
                 if self._module is not None:
                     self._compute(self._module, values, present, target[start:stop])
 
@@ -138,7 +147,7 @@ class FittedFeatures:
         tile: pa.RecordBatch,
         values: NDArray[np.float64],
         present: NDArray[np.bool_],
-        ids: Mapping[str, NDArray[np.int64]],
+        ids: _Ids,
         tally: Tally,
     ) -> None:
         """Puts what is no plain number into its places."""
@@ -148,9 +157,16 @@ class FittedFeatures:
         values[self._encoded_places] = encoded.values.T
         present[self._encoded_places] = encoded.presence.T
         for name, found in encoded.ids.items():
-            ids[name][:] = found
+            ids.single[name][:] = found
+        for name, lists in encoded.ragged.items():
+            ids.ragged[name].append(id_lists(lists.offsets, lists.values))
         for name, counts in encoder.count(encoded).items():
-            tally.add(self._sources[name], _changes(counts, arrays[name]))
+            if name in encoded.ragged:
+                # Null lists are counted by the caller; these are null elements.
+                changes = ColumnCounts(nulls=counts.missing, unseen=counts.unseen)
+            else:
+                changes = _changes(counts, arrays[name])
+            tally.add(self._sources[name], changes)
 
     def _compute(
         self,
@@ -167,13 +183,27 @@ class FittedFeatures:
             first += width
 
 
+def id_lists(offsets: NDArray[np.int64], values: NDArray[np.int64]) -> pa.Array[Any]:
+    """Lists of ids, [rows], over the same memory.
+
+    Args:
+        offsets: int64 [rows + 1], from 0.
+        values: int64, of all rows, one after another.
+    """
+    kind = pa.large_list(pa.field("item", pa.int64(), nullable=False))
+    buffers = [None, pa.array(offsets).buffers()[1]]
+    return pa.Array.from_buffers(
+        kind, len(offsets) - 1, buffers, null_count=0, children=[pa.array(values)]
+    )
+
+
 def _is_plain(feature: Feature) -> bool:
     """Whether a feature is a number with nothing to count but what is missing."""
     policy = feature.policy
     return (
         policy.clip is None
         and policy.impute is None
-        and not (isinstance(feature.transform, Categorical | Hashed | Timestamp))
+        and not (isinstance(feature.transform, Categorical | Hashed | Timestamp | Vector))
     )
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from faucet_client.preprocessing import FitOptions, Texts, merged, spec_of, statistics_of
+from faucet_client.preprocessing import FitOptions, Lists, Texts, merged, spec_of, statistics_of
 from faucet_client.preprocessing.spec import PreprocessingSpec
 from faucet_client.spec import SPLITS, Split
 from faucetd.prepare.columns import SourceColumn
@@ -29,6 +29,7 @@ TRAIN_CODE = 0
 """The split code of train rows, as in `SPLITS`."""
 
 _BLOCK_ROWS = 1 << 17
+_BLOCK_NBYTES = 64 << 20
 
 RowKeys = NDArray[np.uint64]
 
@@ -60,7 +61,7 @@ class Fitter:
         self._bound = None if share >= 1 else np.uint64(share * 2.0**64)
         self._looked_at = RowsToLookAt(self._features, look_share)
         self._block: list[tuple[pa.RecordBatch, RowKeys]] = []
-        self._block_rows = 0
+        self._block_rows = self._block_nbytes = 0
         self._statistics: Mapping[str, Any] | None = None
         self.rows = 0
 
@@ -81,10 +82,12 @@ class Fitter:
             batch, keys = batch.filter(pa.array(wanted)), keys[wanted]
         if not batch.num_rows:
             return
-        self._block.append((batch.select([f.source for f in self._features]), keys))
+        batch = batch.select([f.source for f in self._features])
+        self._block.append((batch, keys))
         self._block_rows += batch.num_rows
+        self._block_nbytes += batch.nbytes
         self.rows += batch.num_rows
-        if self._block_rows >= _BLOCK_ROWS:
+        if self._block_rows >= _BLOCK_ROWS or self._block_nbytes >= _BLOCK_NBYTES:
             self._flush()
 
     def spec(self) -> PreprocessingSpec:
@@ -119,7 +122,7 @@ class Fitter:
         }
         found = statistics_of(columns, self._options, row_keys=keys)
         self._statistics = found if self._statistics is None else merged([self._statistics, found])
-        self._block, self._block_rows = [], 0
+        self._block, self._block_rows, self._block_nbytes = [], 0, 0
 
 
 class RowsToLookAt:
@@ -147,9 +150,10 @@ class RowsToLookAt:
         table = pa.Table.from_batches(kept)
         found = {}
         for feature in self._features:
-            column = raw_column(pa.concat_arrays(table.column(feature.source).chunks))
-            if isinstance(column, Texts):
-                values = np.array([*column.values, None], object)
-                column = values[column.codes]  # at -1 there is None
+            array = pa.concat_arrays(table.column(feature.source).chunks)
+            column = raw_column(array)
+            if isinstance(column, Texts | Lists):
+                column = np.empty(len(array), object)
+                column[:] = array.to_pylist()
             found[feature.name] = column
         return found

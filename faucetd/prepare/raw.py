@@ -8,19 +8,28 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from faucet_client.preprocessing import Texts
-from faucetd.prepare.values import is_text, microseconds_of, null_mask, numbers
+from faucet_client.preprocessing import Lists, Texts
+from faucetd.prepare.values import (
+    element_type,
+    fixed_length,
+    is_text,
+    microseconds_of,
+    null_mask,
+    numbers,
+)
 
 
 def raw_column(array: pa.Array[Any]) -> Any:
-    """A column without a Python object a row: `Texts`, or a NumPy array, masked where it has nulls.
+    """A column without a Python object a row: `Texts`, `Lists`, or an array, masked where null.
 
     Args:
-        array: Of numbers, decimals, booleans, text, timestamps or dates, [rows].
+        array: Of numbers, decimals, booleans, text, timestamps or dates, or of lists, [rows].
     """
     kind = array.type
     if is_text(kind):
         return _texts(array)
+    if element_type(kind) is not None:
+        return _lists(array)
     values: Any
     if pa.types.is_boolean(kind):
         values = numbers(array).view(np.bool_)
@@ -40,3 +49,17 @@ def _texts(array: pa.Array[Any]) -> Texts:
         encoded = pc.dictionary_encode(array)
     codes = encoded.indices.cast(pa.int64()).fill_null(-1).to_numpy()
     return Texts(codes, tuple(encoded.dictionary.to_pylist()))
+
+
+def _lists(array: Any) -> Lists:
+    width, nulls = fixed_length(array.type), null_mask(array)
+    if width is None:
+        lengths = numbers(array.value_lengths().fill_null(0)).astype(np.int64)
+    else:
+        lengths = np.full(len(array), width, np.int64)
+    if nulls is not None:
+        lengths[nulls] = 0
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    # `flatten`, unlike `values`, leaves out what lies under nulls and outside a slice.
+    elements = raw_column(array.flatten())
+    return Lists(elements, offsets, None if nulls is None else ~nulls, width)

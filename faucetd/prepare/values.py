@@ -210,6 +210,22 @@ def is_text(array_type: pa.DataType) -> bool:
     )
 
 
+def element_type(array_type: pa.DataType) -> pa.DataType | None:
+    """The type of a list's elements; None if it is no list."""
+    types = pa.types
+    is_list = types.is_list(array_type) or types.is_large_list(array_type)
+    if not is_list and not types.is_fixed_size_list(array_type):
+        return None
+    found: pa.DataType = cast("pa.ListType[Any]", array_type).value_type
+    return found
+
+
+def fixed_length(array_type: pa.DataType) -> int | None:
+    """How many elements a list has by its type; None if that does not say, or it is no list."""
+    length: int | None = getattr(array_type, "list_size", None)
+    return length
+
+
 def _is_span(array_type: pa.DataType) -> bool:
     return pa.types.is_interval(array_type) or pa.types.is_duration(array_type)
 

@@ -78,8 +78,10 @@ def fixed_field(column: FixedColumn) -> pa.Field[Any]:
     return _field(column.key, column.dtype, arrow_type)
 
 
-def text_field(key: ColumnKey) -> pa.Field[Any]:
-    """The Arrow field of a text column."""
+def variable_field(key: ColumnKey) -> pa.Field[Any]:
+    """The Arrow field of a column of variable width: of lists of ids, or of text."""
+    if key[0] is Role.RAGGED:
+        return _field(key, "int64", pa.large_list(pa.field("item", pa.int64(), nullable=False)))
     return _field(key, TEXT, pa.large_utf8())
 
 
@@ -96,13 +98,17 @@ def array_over(field: pa.Field[Any], rows: int, values: pa.Buffer) -> pa.Array[A
         field: The column.
         rows: How many there are.
         values: The values, all rows one after another; or the int64 offsets of texts without any
-            character.
+            character, or of lists without any element.
     """
     if isinstance(field.type, pa.FixedSizeListType):
         numbers = pa.Array.from_buffers(
             field.type.value_type, rows * field.type.list_size, [None, values], null_count=0
         )
         return pa.Array.from_buffers(field.type, rows, [None], null_count=0, children=[numbers])
+    if pa.types.is_large_list(field.type):
+        elements = pa.array([], field.type.value_type)
+        buffers = [None, values]
+        return pa.Array.from_buffers(field.type, rows, buffers, null_count=0, children=[elements])
     buffers = [None, values, pa.py_buffer(b"")] if _is_text(field) else [None, values]
     return pa.Array.from_buffers(field.type, rows, buffers, null_count=0)
 
@@ -201,7 +207,8 @@ def read_layout(file: str | os.PathLike[str] | int | pa.Buffer) -> SegmentLayout
         key = (Role(said["faucet.role"]), said["faucet.name"])
         width = field.type.list_size if isinstance(field.type, pa.FixedSizeListType) else 1
         column = ColumnLayout(*key, said["faucet.dtype"], width, offset)
-        columns[key] = _with_text(column, array, data) if column.dtype == TEXT else column
+        variable = column.dtype == TEXT or column.role is Role.RAGGED
+        columns[key] = _with_data(column, array, data) if variable else column
     return SegmentLayout(
         rows=batch.num_rows,
         nbytes=page_rounded(data.size),
@@ -209,17 +216,19 @@ def read_layout(file: str | os.PathLike[str] | int | pa.Buffer) -> SegmentLayout
     )
 
 
-def _with_text(column: ColumnLayout, array: pa.Array[Any], data: pa.Buffer) -> ColumnLayout:
-    _, offsets, text = array.buffers()
+def _with_data(column: ColumnLayout, array: pa.Array[Any], data: pa.Buffer) -> ColumnLayout:
+    """With where the characters or elements are, of which the offsets tell how many."""
+    _, offsets, *_, values = array.buffers()
     assert offsets is not None
-    text_nbytes = int(np.frombuffer(memoryview(offsets), np.int64, count=len(array) + 1)[-1])
-    if text is None or not text_nbytes:
+    count = int(np.frombuffer(memoryview(offsets), np.int64, count=len(array) + 1)[-1])
+    if values is None or not count:
         return column
-    return replace(column, text_offset=text.address - data.address, text_nbytes=text_nbytes)
+    size = 1 if column.dtype == TEXT else np.dtype(column.dtype).itemsize
+    return replace(column, text_offset=values.address - data.address, text_nbytes=count * size)
 
 
 def _values(array: pa.Array[Any]) -> pa.Buffer:
-    """The buffer of a column's fixed-width values, or of a text column's offsets."""
+    """The buffer of a column's fixed-width values, or of the offsets of texts or lists."""
     # A fixed-size list has [its validity, its values' validity, the values]; others [validity, …].
     buffer = array.buffers()[2 if pa.types.is_fixed_size_list(array.type) else 1]
     assert buffer is not None

@@ -10,7 +10,8 @@ Invariants:
   `finish` fails. Arrow's headers come before the values, and are shorter when no validity bytes
   follow; they are then padded to the length foreseen.
 - `estimate_nbytes` of the columns is the memory a writer takes before `finish`, and all it takes
-  unless text or validity bytes need more; then `before_grow` is called first, and may refuse.
+  unless text, lists or validity bytes need more; then `before_grow` is called first, and may
+  refuse.
 - A writer ends by `finish` (the descriptor is the caller's) or by `abort`, which an error within
   `finish` and the end of a `with` block imply. Nothing is left then: no descriptor, no mapping, no
   thread. A view that somebody still holds reads zeros from there on.
@@ -40,16 +41,16 @@ from faucetd.publish.arrow_file import (
     array_over,
     fixed_field,
     read_layout,
-    text_field,
     valid_field,
+    variable_field,
 )
 from faucetd.publish.pages import WritablePages
 
 _MATRIX_ALIGNMENT = 64
 """A cache line, on which the first column begins; it is meant to be the matrix."""
 
-_EMPTY_TEXT_NBYTES = 16
-"""One row of a text column: two int64 offsets and no characters."""
+_EMPTY_NBYTES = 16
+"""One row of a column of text or lists: two int64 offsets and nothing in it."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,13 @@ class SealedSegment:
     layout: SegmentLayout
 
 
-def estimate_nbytes(fixed: Sequence[FixedColumn], texts: Sequence[ColumnKey], rows: int) -> int:
+def estimate_nbytes(fixed: Sequence[FixedColumn], variable: Sequence[ColumnKey], rows: int) -> int:
     """The memory that a writer of these columns takes at construction, in bytes, whole pages.
 
     It suffices for the headers of all that may be appended, but not for appended values: a segment
-    without text and without nulls never takes more.
+    without text, lists and nulls never takes more.
     """
-    return _Plan.of(fixed, texts, rows).nbytes
+    return _Plan.of(fixed, variable, rows).nbytes
 
 
 class SegmentWriter:
@@ -79,7 +80,7 @@ class SegmentWriter:
 
     Args:
         fixed: The columns of fixed width; the matrix of features first. There may be none.
-        texts: The text columns that will come with `finish`.
+        variable: The columns of text and of lists that will come with `finish`.
         rows: How many rows, at least 1.
 
     Raises:
@@ -87,11 +88,13 @@ class SegmentWriter:
         OSError: no descriptor or no address space.
     """
 
-    def __init__(self, fixed: Sequence[FixedColumn], texts: Sequence[ColumnKey], rows: int) -> None:
+    def __init__(
+        self, fixed: Sequence[FixedColumn], variable: Sequence[ColumnKey], rows: int
+    ) -> None:
         self._fixed = tuple(fixed)
-        self._texts = tuple(texts)
+        self._variable = tuple(variable)
         self._rows = rows
-        self._plan = _Plan.of(self._fixed, self._texts, rows)
+        self._plan = _Plan.of(self._fixed, self._variable, rows)
         self._pages = WritablePages(self._plan.nbytes)
 
     @property
@@ -131,14 +134,15 @@ class SegmentWriter:
 
     def finish(
         self,
-        texts: Mapping[ColumnKey, pa.LargeStringArray],
+        variable: Mapping[ColumnKey, pa.Array[Any]],
         valid: Mapping[ColumnKey, NDArray[np.uint8]],
         before_grow: Callable[[int], None],
     ) -> SealedSegment:
         """Appends what has no fixed width, writes Arrow's headers and footer, and seals.
 
         Args:
-            texts: The text columns' values, [rows], exactly those announced. A null becomes empty.
+            variable: The values of the columns of text and of lists, [rows], exactly those
+                announced. A text that is null becomes empty; no list may be null.
             valid: One byte a row, [rows], for each column that has nulls here.
             before_grow: Called with the bytes, in whole pages, that are about to be taken beyond
                 `fixed_nbytes`, if any. What it raises ends the writer, and `finish` raises it.
@@ -148,7 +152,7 @@ class SegmentWriter:
             OSError: there is not so much memory.
         """
         try:
-            return self._finish(texts, valid, before_grow)
+            return self._finish(variable, valid, before_grow)
         except BaseException:
             self.abort()
             raise
@@ -170,21 +174,21 @@ class SegmentWriter:
 
     def _finish(
         self,
-        texts: Mapping[ColumnKey, pa.LargeStringArray],
+        variable: Mapping[ColumnKey, pa.Array[Any]],
         valid: Mapping[ColumnKey, NDArray[np.uint8]],
         before_grow: Callable[[int], None],
     ) -> SealedSegment:
-        self._check(texts, valid)
+        self._check(variable, valid)
         self._pages.view()
         first, end = self._pages.address, self._pages.address + self._pages.nbytes
         fields = [
             *map(fixed_field, self._fixed),
-            *map(text_field, self._texts),
+            *map(variable_field, self._variable),
             *map(valid_field, valid),
         ]
         arrays: list[pa.Array[Any]] = [
             *(self._in_place(column) for column in self._fixed),
-            *(texts[key].fill_null("") for key in self._texts),
+            *(_without_nulls(variable[key]) for key in self._variable),
             *(pa.array(np.ascontiguousarray(flags, np.uint8)) for flags in valid.values()),
         ]
         file = Recording(fields, arrays)
@@ -205,15 +209,15 @@ class SegmentWriter:
 
     def _check(
         self,
-        texts: Mapping[ColumnKey, pa.LargeStringArray],
+        variable: Mapping[ColumnKey, pa.Array[Any]],
         valid: Mapping[ColumnKey, NDArray[np.uint8]],
     ) -> None:
-        if texts.keys() != set(self._texts):
-            raise ValueError(f"announced were the texts {list(self._texts)}, given {list(texts)}")
-        nullable = {c.key for c in self._fixed if c.role is not Role.FEATURES} | texts.keys()
+        if variable.keys() != set(self._variable):
+            raise ValueError(f"announced were {list(self._variable)}, given {list(variable)}")
+        nullable = {key for key in [*(c.key for c in self._fixed), *variable] if _nullable(key)}
         if not valid.keys() <= nullable:
             raise ValueError(f"no validity is kept for {sorted(valid.keys() - nullable)}")
-        rows = {key: len(values) for key, values in texts.items()}
+        rows = {key: len(values) for key, values in variable.items()}
         rows |= {key: len(flags) for key, flags in valid.items()}
         if wrong := {key: count for key, count in rows.items() if count != self._rows}:
             raise ValueError(f"expected {self._rows} rows, got {wrong}")
@@ -233,13 +237,13 @@ class _Plan:
     nbytes: int
 
     @classmethod
-    def of(cls, fixed: Sequence[FixedColumn], texts: Sequence[ColumnKey], rows: int) -> _Plan:
-        keys = [*(column.key for column in fixed), *texts]
+    def of(cls, fixed: Sequence[FixedColumn], variable: Sequence[ColumnKey], rows: int) -> _Plan:
+        keys = [*(column.key for column in fixed), *variable]
         if rows < 1 or not keys:
             raise ValueError(f"a segment has rows and columns, not {rows} and {len(keys)}")
         if len(set(keys)) < len(keys):
             raise ValueError(f"two columns have the same role and name: {keys}")
-        header_nbytes, footer_nbytes = _frame_nbytes(fixed, texts)
+        header_nbytes, footer_nbytes = _frame_nbytes(fixed, variable)
         values_offset = _rounded(header_nbytes, _MATRIX_ALIGNMENT)
         offsets = {}
         position = values_offset
@@ -249,21 +253,21 @@ class _Plan:
         return cls(values_offset, offsets, page_rounded(position + footer_nbytes))
 
 
-def _frame_nbytes(fixed: Sequence[FixedColumn], texts: Sequence[ColumnKey]) -> tuple[int, int]:
+def _frame_nbytes(fixed: Sequence[FixedColumn], variable: Sequence[ColumnKey]) -> tuple[int, int]:
     """The bytes before and after the values, if every column that can have nulls has some.
 
     A file of one row shows them, since Arrow's headers hold numbers of a fixed size; only a zero
     would be left out, and neither rows nor the values' bytes are ever zero.
     """
-    nullable = [column.key for column in fixed if column.role is not Role.FEATURES] + list(texts)
+    nullable = [key for key in [*(column.key for column in fixed), *variable] if _nullable(key)]
     fields = [
         *map(fixed_field, fixed),
-        *map(text_field, texts),
+        *map(variable_field, variable),
         *map(valid_field, nullable),
     ]
     row_nbytes = [
         *(column.row_nbytes for column in fixed),
-        *(_EMPTY_TEXT_NBYTES for _ in texts),
+        *(_EMPTY_NBYTES for _ in variable),
         *(1 for _ in nullable),
     ]
     # All over the same zeros; the first column's are written first, which is what is asked for.
@@ -271,6 +275,19 @@ def _frame_nbytes(fixed: Sequence[FixedColumn], texts: Sequence[ColumnKey]) -> t
     sample = Recording(fields, [array_over(field, 1, zeros) for field in fields])
     values_nbytes = sum(_rounded(nbytes, ALIGNMENT) for nbytes in row_nbytes)
     return sample.values_offset, sample.nbytes - sample.values_offset - values_nbytes
+
+
+def _nullable(key: ColumnKey) -> bool:
+    """Whether a column may have validity bytes."""
+    return key[0] not in (Role.FEATURES, Role.RAGGED)
+
+
+def _without_nulls(array: pa.Array[Any]) -> pa.Array[Any]:
+    if isinstance(array, pa.LargeStringArray):
+        return array.fill_null("")
+    if array.null_count:
+        raise ValueError("a list of ids is null")
+    return array
 
 
 def _rounded(nbytes: int, alignment: int) -> int:

@@ -48,8 +48,9 @@ FITTING_STAGE = "fitting the preprocessing"
 
 PROGRESS_INTERVAL_S = 0.1
 
-TEXT_BYTES_GUESS = 32
-"""Characters a row that are reserved for a text column, before any row has been seen."""
+VARIABLE_BYTES_GUESS = 32
+"""Bytes a row that are reserved for the characters of a text column, or the ids of a column of
+lists, before any row has been seen."""
 
 Tell = Callable[[Progress], None]
 
@@ -96,12 +97,12 @@ def open_to_load(task: LoadChunk) -> tuple[Source, PreparedColumns, Splitter | N
 
 
 def segment_bytes(columns: PreparedColumns, rows: int) -> int:
-    """What the segment of so many rows needs, text apart, of which it is a guess."""
+    """What the segment of so many rows needs, text and lists apart, of which it is a guess."""
     if rows == 0:
         return 0
     fixed = [FixedColumn(*column) for column in columns.fixed_columns()]
-    texts = columns.text_columns()
-    return estimate_nbytes(fixed, texts, rows) + len(texts) * rows * TEXT_BYTES_GUESS
+    variable = columns.variable_columns()
+    return estimate_nbytes(fixed, variable, rows) + len(variable) * rows * VARIABLE_BYTES_GUESS
 
 
 def split_rows(chunk: PlannedChunk) -> dict[Split, int]:

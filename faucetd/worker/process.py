@@ -225,7 +225,7 @@ class Worker:
 
             for split, writer in writers.items():
                 appendix = dataset.preparer.fill(split, writer.arrays())
-                sealed[split] = writer.finish(appendix.texts, appendix.valid, before_grow)
+                sealed[split] = writer.finish(appendix.variable, appendix.valid, before_grow)
                 cleanup.callback(os.close, sealed[split].fd)
         except OSError as error:
             raise BudgetError(
@@ -326,7 +326,7 @@ def _bytes_of(columns: PreparedColumns, chunk: PlannedChunk) -> dict[Split, int]
 
 def _writer(columns: PreparedColumns, rows: int) -> SegmentWriter:
     fixed = [FixedColumn(*column) for column in columns.fixed_columns()]
-    return SegmentWriter(fixed, columns.text_columns(), rows)
+    return SegmentWriter(fixed, columns.variable_columns(), rows)
 
 
 def _speakable(message: str) -> str:

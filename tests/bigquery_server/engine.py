@@ -10,7 +10,7 @@ import datetime as dt
 import math
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -84,6 +84,8 @@ _MACROS = """
         THEN CASE WHEN abs(TRY_CAST(x AS HUGEINT)) > 9007199254740992
              THEN '"' || CAST(x AS VARCHAR) || '"' ELSE CAST(x AS VARCHAR) END
         WHEN typeof(x) IN ('VARCHAR', 'DATE', 'BOOLEAN') THEN bq_json(x)
+        WHEN typeof(x) = 'DOUBLE[]' THEN bq_json_float64s(TRY_CAST(x AS DOUBLE[]))
+        WHEN typeof(x) = 'BIGINT[]' THEN bq_json_int64s(TRY_CAST(x AS BIGINT[]))
         WHEN regexp_matches(typeof(x), 'DOUBLE|BLOB|TIME|DECIMAL|HUGEINT')
              OR regexp_matches(bq_json(x), '[0-9]{16}')
         THEN bq_no_json(typeof(x) || left(bq_json(x), 0))
@@ -242,6 +244,8 @@ def _connection() -> Iterator[duckdb.DuckDBPyConnection]:
         for name, function, kind in (
             ("bq_no_json", _refuse_json, "VARCHAR"),
             ("bq_json_float64", _json_floats, "DOUBLE"),
+            ("bq_json_float64s", _json_float_lists, "DOUBLE[]"),
+            ("bq_json_int64s", _json_integer_lists, "BIGINT[]"),
             ("bq_json_timestamp", _json_timestamps, "BIGINT"),
         ):
             connection.create_function(name, function, [kind], "VARCHAR", type=PythonUDFType.ARROW)
@@ -279,6 +283,24 @@ def _json_float(value: float) -> str:
         return '"NaN"' if math.isnan(value) else '"Infinity"' if value > 0 else '"-Infinity"'
     short = f"{value:.15g}"
     return short if float(short) == value else f"{value:.17g}"
+
+
+def _json_float_lists(values: Any) -> Any:
+    """ARRAY<FLOAT64> in JSON."""
+    return _json_lists(values, _json_float)
+
+
+def _json_integer_lists(values: Any) -> Any:
+    """ARRAY<INT64> in JSON: those that a double cannot hold are text."""
+    return _json_lists(values, lambda one: f'"{one}"' if abs(one) > 2**53 else str(one))
+
+
+def _json_lists(values: Any, of_element: Callable[[Any], str]) -> Any:
+    def of_list(elements: Any) -> str:
+        return f"[{','.join('null' if one is None else of_element(one) for one in elements)}]"
+
+    texts = [None if one is None else of_list(one) for one in values.to_pylist()]
+    return pa.array(texts, pa.string())
 
 
 def _json_timestamps(values: Any) -> Any:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from faucet_client.batch import Batch, Block
 from faucet_client.layout import ColumnLayout, Role, SegmentLayout
-from faucet_client.mapping import Columns, map_segment
+from faucet_client.mapping import Columns, Ragged, copy_rows, map_segment
 
 ROWS = 10
 NAMES = (
@@ -96,3 +99,48 @@ def test_of_many_names_some_are_listed() -> None:
     with pytest.raises(KeyError) as error:
         batch.passthrough["zzz"]
     assert str(error.value).endswith("'c49', and 10 more")
+
+
+def ragged(*lists: list[int]) -> Ragged:
+    ids = [one for each in lists for one in each]
+    ends = np.cumsum([0, *(len(each) for each in lists)])
+    return Ragged(torch.tensor(ids, dtype=torch.int64), torch.from_numpy(ends))
+
+
+def lists_of(found: Ragged) -> list[list[int]]:
+    assert found.offsets[0] == 0
+    return [found.values[a:b].tolist() for a, b in pairwise(found.offsets.tolist())]
+
+
+LISTS = [[3, 1], [], [], [4], [1, 1, 2], []]
+
+
+@pytest.mark.parametrize(("first", "stop"), [(0, 6), (0, 3), (1, 3), (2, 6), (5, 6)])
+def test_rows_of_lists_are_views_with_offsets_of_their_own(first: int, stop: int) -> None:
+    whole = ragged(*LISTS)
+    rows = whole.rows(first, stop)
+    assert lists_of(rows) == LISTS[first:stop]
+    assert len(rows) == stop - first
+    storage = whole.values.untyped_storage().data_ptr()
+    assert rows.values.untyped_storage().data_ptr() == storage
+    assert lists_of(whole) == LISTS
+
+
+def test_lists_of_several_pieces_are_joined_in_their_order() -> None:
+    whole = ragged(*LISTS)
+    pieces = [Columns(6, torch.empty(6, 0), ragged={"tags": whole}) for _ in range(2)]
+    joined = copy_rows([(pieces[0], 3, 6), (pieces[1], 0, 1), (pieces[0], 1, 3)])
+    assert lists_of(joined.ragged["tags"]) == [*LISTS[3:], LISTS[0], *LISTS[1:3]]
+    (one,) = copy_rows([(pieces[0], 0, 2)]).ragged.values()
+    assert one.values.untyped_storage().nbytes() == one.values.nbytes  # it keeps no chunk
+    assert one.offsets.untyped_storage().nbytes() == one.offsets.nbytes
+
+
+def test_a_batch_without_lists_says_which_names_there_are() -> None:
+    columns = Columns(6, torch.empty(6, 0), ragged={"tags": ragged(*LISTS)})
+    batch = Batch(Block(columns, (0, 6), 4, (0, 0, 2)), 1)
+    assert lists_of(batch.ragged["tags"]) == LISTS[4:]
+    for same in (batch.clone(), pickle.loads(pickle.dumps(batch))):
+        assert lists_of(same.ragged["tags"]) == LISTS[4:]
+    with pytest.raises(KeyError, match="did you mean 'tags'"):
+        batch.ragged["tag"]

@@ -76,7 +76,7 @@ def train(table: pa.Table, **spec: Any) -> tuple[Arrays, Appendix, dict[str, Col
     arrays, appendix = prepared(preparer, columns, table)["train"]
     order = permutation(CHUNK, "train", table.num_rows).argsort().numpy()
     sorted_appendix = Appendix(
-        texts={key: text.take(pa.array(order)) for key, text in appendix.texts.items()},
+        variable={key: text.take(pa.array(order)) for key, text in appendix.variable.items()},
         valid={key: valid[order] for key, valid in appendix.valid.items()},
     )
     return {k: v[order] for k, v in arrays.items()}, sorted_appendix, preparer.counts()
@@ -129,7 +129,7 @@ def test_every_row_comes_once_in_its_split_whole_and_in_its_permuted_place(
         )
         np.testing.assert_array_equal(arrays[Role.FEATURES, "features"], features)
         names = [None if i % 3 == 0 else f"row {i}" for i in expected]
-        assert appendix.texts[Role.PASSTHROUGH, "name"].to_pylist() == names
+        assert appendix.variable[Role.PASSTHROUGH, "name"].to_pylist() == names
         has_nulls = None in names
         assert appendix.valid.keys() == ({(Role.PASSTHROUGH, "name")} if has_nulls else set())
         if has_nulls:
@@ -166,7 +166,7 @@ def test_the_same_chunk_comes_out_whatever_the_batches_and_whatever_was_prepared
     for split in SPLITS:
         for key, values in once[split][0].items():
             np.testing.assert_array_equal(values, again[split][0][key])
-        assert once[split][1].texts == again[split][1].texts
+        assert once[split][1].variable == again[split][1].variable
 
 
 def test_validity_does_not_linger_from_the_chunk_before() -> None:
@@ -453,7 +453,7 @@ def test_a_chunk_without_features_has_no_matrix() -> None:
     arrays, appendix = made["train"]
     assert set(arrays) == {(Role.LABEL, "y"), (Role.PASSTHROUGH, "id")}
     assert sorted(arrays[Role.PASSTHROUGH, "id"].tolist()) == [7, 9]
-    assert set(appendix.texts[Role.PASSTHROUGH, "s"].to_pylist()) == {"a", "c"}
+    assert set(appendix.variable[Role.PASSTHROUGH, "s"].to_pylist()) == {"a", "c"}
     arrays, appendix = made["eval"]
     assert arrays[Role.LABEL, "y"].tolist() == [2]
     assert appendix.valid[Role.PASSTHROUGH, "s"].tolist() == [0]
@@ -464,7 +464,7 @@ def test_a_chunk_may_have_text_alone() -> None:
     columns = columns_of(table, features=(), passthrough=["*"])
     arrays, appendix = prepared(ChunkPreparer(columns), columns, table)["train"]
     assert arrays == {}
-    assert set(appendix.texts[Role.PASSTHROUGH, "s"].to_pylist()) == {"a", "b"}
+    assert set(appendix.variable[Role.PASSTHROUGH, "s"].to_pylist()) == {"a", "b"}
 
 
 def test_a_timestamp_beyond_int64_microseconds_is_refused_by_name() -> None:
@@ -492,7 +492,7 @@ def test_text_of_every_kind_is_handed_over_with_its_nulls(kind: pa.DataType) -> 
         text = text.dictionary_encode()
     table = pa.table({"f": np.zeros(6), "s": text.cast(kind)})
     _, appendix, counts = train(table, passthrough=["s"])
-    found = appendix.texts[Role.PASSTHROUGH, "s"]
+    found = appendix.variable[Role.PASSTHROUGH, "s"]
     assert found.type == pa.large_string()
     assert found.to_pylist() == values
     assert appendix.valid[Role.PASSTHROUGH, "s"].tolist() == [1, 0, 1, 1, 0, 1]
@@ -552,7 +552,7 @@ def test_pieces_that_arrive_in_turns_make_the_chunk_that_they_make_one_after_ano
         expected_arrays, expected_appendix = in_order[split]
         for key, values in arrays.items():
             np.testing.assert_array_equal(values, expected_arrays[key])
-        assert appendix.texts == expected_appendix.texts
+        assert appendix.variable == expected_appendix.variable
 
 
 def test_arrays_of_the_wrong_shape_or_dtype_are_refused() -> None:

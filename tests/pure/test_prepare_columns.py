@@ -10,6 +10,14 @@ import pyarrow as pa
 import pytest
 
 from faucet_client.layout import Role
+from faucet_client.preprocessing import (
+    Categorical,
+    Feature,
+    FitOptions,
+    Hashed,
+    PreprocessingSpec,
+    Vector,
+)
 from faucet_client.spec import DatasetSpec, ParquetSource
 from faucetd.errors import ColumnError
 from faucetd.prepare.columns import PreparedColumns, resolve
@@ -323,3 +331,60 @@ def test_excluding_every_passthrough_column_is_refused() -> None:
 def test_a_resolution_travels_to_a_worker() -> None:
     columns = resolved(features="features", passthrough=["when", "state"])
     assert pickle.loads(pickle.dumps(columns)) == columns
+
+
+LISTS = {
+    "tags": pa.list_(pa.string()),
+    "ids": pa.large_list(pa.int32()),
+    "floats": pa.list_(pa.float64()),
+    "embedding": pa.list_(pa.float32(), 4),
+    "nested": pa.list_(pa.list_(pa.int8())),
+}
+
+
+def test_lists_are_fitted_where_the_rules_or_an_override_know_what_they_are() -> None:
+    for fit in (FitOptions(), FitOptions(feature_overrides={"floats": "VECTOR"})):
+        known = ["tags", "ids", "embedding", *fit.feature_overrides]
+        columns = resolved(LISTS, features=known, preprocessing="auto", fit=fit)
+        assert [feature.name for feature in columns.features] == known
+    with pytest.raises(ColumnError, match='"floats" has lists of numbers that are not whole'):
+        resolved(LISTS, features=["floats"], preprocessing="auto")
+    with pytest.raises(ColumnError, match=r'"nested" .* lists of numbers or text can be'):
+        resolved(LISTS, features=["nested"], preprocessing="auto")
+
+
+def test_lists_have_no_place_among_features_as_they_are() -> None:
+    with pytest.raises(ColumnError, match=r'"embedding" is of type .* \(ARRAY\); only integers'):
+        resolved(LISTS, features=["embedding"])
+
+
+def test_columns_of_lists_know_their_layout() -> None:
+    columns = resolved(LISTS, features=["tags", "ids", "embedding"], preprocessing="auto")
+    spec = PreprocessingSpec(
+        [
+            Feature("tags", Categorical(("a",)), ragged=True),
+            Feature("ids", Hashed(5), ragged=True),
+            Feature("embedding", Vector(4)),
+        ]
+    )
+    prepared = columns.with_spec(spec)
+    assert prepared.fixed_columns() == ((Role.FEATURES, "features", "float32", 4),)
+    assert prepared.variable_columns() == ((Role.RAGGED, "tags"), (Role.RAGGED, "ids"))
+    assert prepared.row_nbytes == 4 * 4 + 2 * 8
+
+
+@pytest.mark.parametrize(
+    ("feature", "message"),
+    [
+        (Feature("tags", Hashed(5)), '"tags" .* HASHED for it, which is of numbers or text'),
+        (Feature("tags", Categorical((1,)), ragged=True), "which is of lists of numbers"),
+        (Feature("ids", Categorical(("a",)), ragged=True), "which is of lists of text"),
+        (Feature("tags", Vector(4)), "VECTOR for it, which is of lists of numbers"),
+        (Feature("embedding", Vector(3)), '"embedding" has lists of 4 .* VECTOR of 3'),
+    ],
+)
+def test_a_spec_for_other_lists_is_refused(feature: Feature, message: str) -> None:
+    spec = PreprocessingSpec([feature])
+    columns = resolved(LISTS, features=["tags", "ids", "embedding"], preprocessing=spec)
+    with pytest.raises(ColumnError, match=message):
+        columns.with_spec(spec)

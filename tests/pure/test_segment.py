@@ -343,3 +343,43 @@ def test_large_segments_lie_in_huge_pages_where_the_kernel_gives_them() -> None:
     assert sum(int(line.split()[1]) for line in mapped) * 1024 >= 3 * _memory.HUGE_PAGE_NBYTES
     _memory.unmap(address, segment.layout.nbytes)
     os.close(segment.fd)
+
+
+TAGS: ColumnKey = (Role.RAGGED, "tags")
+
+
+@pytest.mark.parametrize("lists", [[[3], [], [5, 2, 5]], [[], [], []]])
+def test_a_segment_keeps_lists_of_ids(lists: list[list[int]]) -> None:
+    kind = pa.large_list(pa.field("item", pa.int64(), nullable=False))
+    made = pa.array([[1, 1], *lists], kind).slice(1)  # its offsets do not begin with 0
+    nothing = estimate_nbytes(ALL, (TAGS, CITY), 3)
+    with SegmentWriter(ALL, (TAGS, CITY), 3) as writer:
+        cities = pa.array(["a", "b", "c"], pa.large_utf8())
+        segment = writer.finish({TAGS: made, CITY: cities}, {}, never)
+    data = contents(segment)
+    tags = next(column for column in segment.layout.columns if column.role is Role.RAGGED)
+    assert (tags.name, tags.dtype, tags.valid_offset) == ("tags", "int64", None)
+    ends = np.frombuffer(data, np.int64, 4, tags.offset).tolist()
+    ids = np.frombuffer(data, np.int64, tags.text_nbytes // 8, tags.text_offset).tolist()
+    assert [ids[a:b] for a, b in pairwise(ends)] == lists
+    assert tags.offset % 8 == tags.text_offset % 8 == 0
+    assert segment.layout.nbytes <= nothing
+    table = pa.ipc.open_file(pa.py_buffer(data)).read_all()
+    table.validate(full=True)
+    assert table["ragged:tags"].to_pylist() == lists
+    os.close(segment.fd)
+
+
+def test_lists_may_not_be_null() -> None:
+    lists = pa.array([[1], None], pa.large_list(pa.int64()))
+    with (
+        pytest.raises(ValueError, match="a list of ids is null"),
+        SegmentWriter((), (TAGS,), 2) as writer,
+    ):
+        writer.finish({TAGS: lists}, {}, never)
+    whole = pa.array([[1], []], pa.large_list(pa.int64()))
+    with (
+        pytest.raises(ValueError, match="no validity is kept"),
+        SegmentWriter((), (TAGS,), 2) as writer,
+    ):
+        writer.finish({TAGS: whole}, {TAGS: np.ones(2, np.uint8)}, never)

@@ -13,6 +13,7 @@ Where reading of a stream stops, its connection stays open, with what has come a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import msgspec
 import pyarrow as pa
@@ -24,6 +25,7 @@ from faucetd.fetch.bigquery.connection import Connection
 from faucetd.fetch.bigquery.session import ReadSession, create_session, narrowest
 from faucetd.fetch.bigquery.settings import BigQuerySettings
 from faucetd.fetch.bigquery.stream import ByteBudget, StreamReader
+from faucetd.fetch.fingerprint import row_fingerprints
 from faucetd.fetch.flat import FlatSchema, batch_rows, no_such_column, project
 from faucetd.fetch.pieces import UNKNOWN, Piece, Stream
 from faucetd.fetch.source import Column, Fetched
@@ -243,8 +245,21 @@ class BigQueryTable:
                 reader.close()
         schema = pa.schema([pa.field(leaf.name, leaf.type) for leaf in leaves])
         rows = pa.Table.from_batches(batches, schema).combine_chunks()
-        order = pc.sort_indices(rows, sort_keys=[(name, "ascending") for name in fields])
-        return rows.take(order)
+        return rows.take(_order(rows))
+
+
+def _order(rows: pa.Table) -> pa.Array[Any]:
+    """The order of rows by their values; lists, which Arrow does not compare, by a hash of them."""
+    keys = {}
+    for name, column in zip(rows.column_names, rows.columns, strict=True):
+        if pa.types.is_nested(column.type):
+            hashed = [
+                row_fingerprints(pa.RecordBatch.from_arrays([chunk], [name]))
+                for chunk in column.chunks
+            ]
+            column = pa.chunked_array([pa.array(each) for each in hashed], pa.uint64())
+        keys[name] = column
+    return pc.sort_indices(pa.table(keys), sort_keys=[(name, "ascending") for name in keys])
 
 
 class _Cursor:

@@ -132,6 +132,7 @@ def test_every_transform_has_its_type_once() -> None:
         "CATEGORICAL",
         "HASHED",
         "TIMESTAMP",
+        "VECTOR",
     ]
 
 
@@ -397,6 +398,8 @@ def test_the_public_names_are_these() -> None:
         "FitOptions",
         "FitPolicy",
         "Hashed",
+        "ListStatistics",
+        "Lists",
         "Log1p",
         "Policy",
         "PolicyCounts",
@@ -404,12 +407,15 @@ def test_the_public_names_are_these() -> None:
         "Preprocessor",
         "Probability",
         "Quantile",
+        "RaggedIds",
         "Summary",
         "TRANSFORMS",
         "Texts",
         "TimeStatistics",
         "Timestamp",
         "Transform",
+        "Vector",
+        "VectorStatistics",
         "count",
         "encode",
         "fit",

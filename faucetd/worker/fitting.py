@@ -14,8 +14,9 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,7 @@ from faucetd.fetch.source import Source
 from faucetd.fetch.split import Splitter, read_split
 from faucetd.prepare.columns import PreparedColumns
 from faucetd.prepare.fitting import Fitter, share_of
+from faucetd.worker.by_query import Engine, QueryFit
 from faucetd.worker.messages import Open
 
 _log = logging.getLogger(__name__)
@@ -41,6 +43,17 @@ FIT_VERSION = 1
 KEPT_S = 30 * 86_400.0
 
 OnProgress = Callable[[int], None]
+
+SAMPLE, STREAM, WAREHOUSE = "sample", "stream", "warehouse"
+"""Where a spec is fitted: to a sample that is read, to all rows, or by queries."""
+
+
+class CountedEngine(Engine, Protocol):
+    """An engine that tells what queries cost."""
+
+    def check_cost(self, statements: Sequence[str]) -> int:
+        """What a fit that begins with these costs at most, in bytes that are read."""
+        ...
 
 
 class SpecStore:
@@ -156,10 +169,35 @@ class Fitting:
         def read_and_fit() -> PreprocessingSpec:
             return self._read(source, splitter, train_rows, on_progress)
 
-        key = _request_key(self._spec, self.columns, snapshot, str(self._task.uid))
-        found = SpecStore(self._task.access.specs_dir).get(key, read_and_fit)
-        self.columns = self.columns.with_spec(found)
+        self._get(snapshot, STREAM if self._spec.fit_on == STREAM else SAMPLE, read_and_fit)
         return self.rows_read > 0
+
+    def fit_by_query(
+        self, engine: CountedEngine, snapshot: str, on_cost: Callable[[int], None]
+    ) -> None:
+        """Finds the spec, on disk or by queries.
+
+        Args:
+            engine: Where the rows of the train split are.
+            snapshot: Identifies the rows.
+            on_cost: Is told before the queries how many bytes they read at most.
+
+        Raises:
+            ColumnError: a column cannot be fitted.
+            FaucetError: see `fetch`.
+        """
+        fit = QueryFit(self.columns.features, self._spec.fit, engine)
+
+        def query_and_fit() -> PreprocessingSpec:
+            on_cost(engine.check_cost(fit.first_statements()))
+            return fit.spec()
+
+        self._get(snapshot, WAREHOUSE, query_and_fit)
+
+    def _get(self, snapshot: str, place: str, fit: Callable[[], PreprocessingSpec]) -> None:
+        key = _request_key(self._spec, self.columns, snapshot, str(self._task.uid), place)
+        found = SpecStore(self._task.access.specs_dir).get(key, fit)
+        self.columns = self.columns.with_spec(found)
 
     def _read(
         self,
@@ -169,7 +207,7 @@ class Fitting:
         on_progress: OnProgress,
     ) -> PreprocessingSpec:
         spec = self._spec
-        share = 1.0 if spec.fit_on == "stream" else share_of(spec.fit_rows, train_rows)
+        share = 1.0 if spec.fit_on == STREAM else share_of(spec.fit_rows, train_rows)
         fitter = Fitter(self.columns.features, spec.fit, share)
         wanted = list(self.source_columns)
         if splitter is not None and splitter.hash_column not in wanted:
@@ -202,7 +240,9 @@ def _salt(stream: str) -> np.uint64:
     return np.uint64(int.from_bytes(hashlib.blake2b(stream.encode(), digest_size=8).digest()))
 
 
-def _request_key(spec: DatasetSpec, columns: PreparedColumns, snapshot: str, principal: str) -> str:
+def _request_key(
+    spec: DatasetSpec, columns: PreparedColumns, snapshot: str, principal: str, place: str
+) -> str:
     buckets = spec.split_buckets()
     decides = {
         "source": str(spec.source),
@@ -213,7 +253,7 @@ def _request_key(spec: DatasetSpec, columns: PreparedColumns, snapshot: str, pri
         "hash_column": columns.hash_column,
         "train": (buckets.buckets, buckets.train_end),
         "options": options_to_json(spec.fit),
-        "fit_on": spec.fit_on,
+        "fit_on": place,
         "fit_rows": spec.fit_rows,
         "version": FIT_VERSION,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 from faucet_client.spec import BigQuerySource, DatasetSpec, Split
+from faucetd.fetch.bigquery.aggregates import Aggregates
 from faucetd.fetch.bigquery.connection import Connection
 from faucetd.fetch.bigquery.opening import Look, Needs, Reading, begin
 from faucetd.fetch.bigquery.table import BigQueryTable, read_ticket
@@ -12,7 +13,7 @@ from faucetd.fetch.pieces import PlannedChunk
 from faucetd.fetch.plan import choose_chunk_rows, open_lanes
 from faucetd.fetch.split import Splitter
 from faucetd.prepare.columns import PreparedColumns, resolve
-from faucetd.worker.fitting import Fitting
+from faucetd.worker.fitting import WAREHOUSE, Fitting
 from faucetd.worker.messages import LoadChunk, Open, Opened, Progress, SplitTotal, WarehouseFacts
 from faucetd.worker.opening import (
     FITTING_STAGE,
@@ -55,6 +56,13 @@ def open_bigquery(task: Open, spec: DatasetSpec, source: BigQuerySource, tell: T
             progress = progress_of(tell, FITTING_STAGE, train_rows)
             return fitting.fit(table, splitter, snapshot, train_rows, progress)
 
+        def fit_by_query(aggregates: Aggregates, snapshot: str) -> None:
+            def tell_cost(nbytes: int) -> None:
+                stage = f"{FITTING_STAGE} by queries, billed for up to {nbytes:,} bytes"
+                tell(Progress(stage, 0, 0))
+
+            fitting.fit_by_query(aggregates, snapshot, tell_cost)
+
         tell(Progress("counting rows", 0, 0))
         reading = begin(
             look,
@@ -70,6 +78,8 @@ def open_bigquery(task: Open, spec: DatasetSpec, source: BigQuerySource, tell: T
                 streams=STREAMS_A_WORKER * task.workers,
                 fit_columns=fitting.source_columns,
                 fit=fit if fitting.needed else None,
+                fit_by_query=fit_by_query if spec.fit_on in ("auto", WAREHOUSE) else None,
+                must_query=spec.fit_on == WAREHOUSE,
             ),
         )
         columns = fitting.columns

@@ -41,6 +41,7 @@ from faucetd.errors import (
     SpecError,
 )
 from faucetd.fetch.bigquery import jobs, sql
+from faucetd.fetch.bigquery.aggregates import Aggregates, NotByQuery
 from faucetd.fetch.bigquery.columns import flat_columns, kind_of
 from faucetd.fetch.bigquery.connection import Connection
 from faucetd.fetch.bigquery.jobs import JobsForbidden, TableInfo
@@ -51,6 +52,7 @@ from faucetd.fetch.bigquery.session import (
     narrowest,
 )
 from faucetd.fetch.bigquery.settings import BigQuerySettings
+from faucetd.fetch.bigquery.statistics_sql import train_rows as train_rows_of
 from faucetd.fetch.bigquery.table import BigQueryTable, Ticket, flat_schema
 from faucetd.fetch.pieces import UNKNOWN, Piece, PlannedChunk
 from faucetd.fetch.source import Column
@@ -75,6 +77,8 @@ class Needs:
         streams: Streams to read in parallel, if the settings do not say.
         fit_columns: Of `columns`, those that `fit` looks at.
         fit: Is called before `chunk_rows`, if the rows must be looked at first.
+        fit_by_query: Is called instead, if queries shall look at them.
+        must_query: Whether it is an error if only `fit` can, but for who may run no queries.
     """
 
     columns: tuple[str, ...]
@@ -86,6 +90,24 @@ class Needs:
     streams: int
     fit_columns: tuple[str, ...] = ()
     fit: Fit | None = None
+    fit_by_query: FitByQuery | None = None
+    must_query: bool = False
+
+
+class FitByQuery(Protocol):
+    """Does by queries what `Fit` does by reading."""
+
+    def __call__(self, aggregates: Aggregates, snapshot: str) -> None:
+        """Has the rows looked at, if it has to.
+
+        Args:
+            aggregates: The rows of the train split.
+            snapshot: Identifies the rows.
+
+        Raises:
+            NotByQuery, JobsForbidden: only reading can do it.
+        """
+        ...
 
 
 class Fit(Protocol):
@@ -526,8 +548,49 @@ class _Beginning:
         table.stop()
         return {"train": int(counted[TRAIN]), "eval": int(counted[EVAL])}
 
+    def _fit_by_query(self, rows: _Rows, fit: FitByQuery, snapshot: str) -> bool:
+        """Whether queries could do it."""
+        look, needs = self.look, self.needs
+        aggregates = Aggregates(
+            look.connection,
+            look.settings,
+            train_rows_of(
+                sql.rows_of(rows.table, rows.snapshot_ms),
+                rows.where,
+                needs.buckets,
+                sql.BUCKET if rows.has_buckets else needs.hash_column,
+                kind=look.kind(needs.hash_column),
+            ),
+            look.kind,
+            resource=look.resource,
+            location=look.location,
+            left=self._left(),
+        )
+        try:
+            if self.jobs_forbidden is None:
+                fit(aggregates, snapshot)
+                return True
+            why = "queries are needed to fit it where the rows are"
+        except JobsForbidden as error:
+            self._forbidden(error)
+            why = "queries are needed to fit it where the rows are"
+        except NotByQuery as error:
+            if needs.must_query:
+                raise error.explained from error
+            why = str(error)
+        finally:
+            self.query_bytes += aggregates.bytes_billed
+        self.notes.append(f"the preprocessing is fitted to a sample that is read: {why}")
+        return False
+
     def _fit(self, rows: _Rows, fit: Fit, train_rows: int) -> None:
         needs = self.needs
+        at = "" if rows.snapshot_ms is None else f"@{rows.snapshot_ms}"
+        snapshot = f"{rows.table}{at}"
+        if needs.fit_by_query is not None and self._fit_by_query(
+            rows, needs.fit_by_query, snapshot
+        ):
+            return
         hashed = [] if rows.has_buckets or needs.hash_column is None else [needs.hash_column]
         fields = tuple(dict.fromkeys([*needs.fit_columns, *hashed]))
         wanted = [*fields, sql.BUCKET] if rows.has_buckets else list(fields)
@@ -540,9 +603,8 @@ class _Beginning:
             splitter = Splitter(column, needs.buckets, holds_buckets=True)
         elif needs.hash_column is not None:
             splitter = self._splitter(table)
-        at = "" if rows.snapshot_ms is None else f"@{rows.snapshot_ms}"
         try:
-            if fit(table, splitter, f"{rows.table}{at}", train_rows):
+            if fit(table, splitter, snapshot, train_rows):
                 self.query_bytes += session.estimated_bytes
                 self.count_read_bytes += session.estimated_bytes
         finally:

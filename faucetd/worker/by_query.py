@@ -74,7 +74,7 @@ class Engine(Protocol):
         ...
 
     def sample(self, values: Sequence[Value], share: float) -> str:
-        """A SELECT of `hash` and each feature's `x`, as in `x0`, of about this share of the rows."""
+        """A SELECT of `hash` and the features' `x0`, `x1`, … of about this share of rows."""
         ...
 
     def run(self, statement: str) -> pa.Table:

@@ -109,14 +109,18 @@ class QueryFit:
             if feature.name in self._none:
                 self._add(place, feature)
 
-    def first_statements(self) -> list[str]:
-        """What `spec` begins with: together they read every feature once."""
-        engine = self._engine
+    def scans(self) -> list[tuple[str, int]]:
+        """What `spec` begins with, and how many queries it runs at most that read as much.
+
+        Of a feature each query reads all rows, or none: of numbers, those of what is counted, of
+        the powers, and of either the different values or the sample.
+        """
+        words, rows = self._engine.words, self._engine.rows
         found = []
         if self._numbers:
-            found.append(statistics_sql.number_facts(engine.words, engine.rows, self._numbers))
+            found.append((statistics_sql.number_facts(words, rows, self._numbers), 4))
         if self._categories:
-            found.append(statistics_sql.category_facts(engine.words, engine.rows, self._categories))
+            found.append((statistics_sql.category_facts(words, rows, self._categories), 2))
         return found
 
     def spec(self) -> PreprocessingSpec:

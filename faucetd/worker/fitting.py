@@ -51,8 +51,8 @@ SAMPLE, STREAM, WAREHOUSE = "sample", "stream", "warehouse"
 class CountedEngine(Engine, Protocol):
     """An engine that tells what queries cost."""
 
-    def check_cost(self, statements: Sequence[str]) -> int:
-        """What a fit that begins with these costs at most, in bytes that are read."""
+    def check_cost(self, scans: Sequence[tuple[str, int]]) -> int:
+        """What a fit costs at most, in bytes, by what `QueryFit.scans` says of it."""
         ...
 
 
@@ -189,7 +189,7 @@ class Fitting:
         fit = QueryFit(self.columns.features, self._spec.fit, engine)
 
         def query_and_fit() -> PreprocessingSpec:
-            on_cost(engine.check_cost(fit.first_statements()))
+            on_cost(engine.check_cost(fit.scans()))
             return fit.spec()
 
         self._get(snapshot, WAREHOUSE, query_and_fit)

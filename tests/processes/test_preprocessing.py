@@ -426,7 +426,8 @@ def test_a_table_of_bigquery_is_fitted_once_to_its_train_rows(
     name = f"{bigquery.dataset}.typed"
     bigquery.server.load(name, table)
     daemon = bigquery.start_daemon(workers=2)
-    wanted = replace(spec_of(path), source=BigQuerySource(table=name), fit_rows=10**6)
+    source = BigQuerySource(table=name)
+    wanted = replace(spec_of(path), source=source, fit_on="sample", fit_rows=10**6)
     client = daemon.client()
     dataset = client.open(wanted)
     rows = read(dataset, "train")

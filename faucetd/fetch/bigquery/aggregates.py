@@ -20,9 +20,11 @@ from faucetd.fetch.pieces import UNKNOWN, Piece
 from faucetd.fetch.statistics_sql import Rows, Value
 
 _STREAMS = 4
-_SCANS = 3
-"""How often a column is read, at most: for what is counted, for the sums of its powers, and for its
-different values or the sample."""
+LEAST_BILLED_BYTES = 10 << 20
+"""What a query is billed for at least, of each table that it reads.
+
+https://cloud.google.com/bigquery/pricing#on_demand_pricing
+"""
 
 
 class NotByQuery(Exception):  # like JobsForbidden, no error if there is another way
@@ -94,24 +96,26 @@ class Aggregates:
             )
         return sql.path(path, sql.ROWS)
 
-    def check_cost(self, statements: Sequence[str]) -> int:
+    def check_cost(self, scans: Sequence[tuple[str, int]]) -> int:
         """What the fit is billed for at most, by dry runs of what it begins with.
+
+        Args:
+            scans: Statements, each with the number of queries that read no more than it does.
 
         Raises:
             NotByQuery: it is more than is left of `max_bytes_billed`.
             JobsForbidden and the rest: see `jobs.dry_run`.
         """
-        tried = [
-            jobs.dry_run(
+        nbytes = 0
+        for statement, queries in scans:
+            tried = jobs.dry_run(
                 self._connection,
                 self._settings,
                 statement,
                 location=self._location,
                 resource=self._resource,
             )
-            for statement in statements
-        ]
-        nbytes = _SCANS * sum(each.bytes_processed for each in tried)
+            nbytes += queries * max(tried.bytes_processed, LEAST_BILLED_BYTES)
         if self._left is not None and nbytes > self._left:
             raise NotByQuery(
                 BudgetError(

@@ -1,0 +1,174 @@
+"""fit_on="warehouse": a spec fitted by queries is the one that reading all rows gives."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from faucet_client import (
+    BigQuerySource,
+    BudgetError,
+    ColumnError,
+    Dataset,
+    DatasetSpec,
+    OpenProgress,
+    PreprocessingSpec,
+)
+from faucet_client.preprocessing import Categorical, FitOptions
+from tests.processes.bigquery import Warehouse
+from tests.processes.test_preprocessing import read, spec_of, write_table
+
+BOUND = 1e-9
+MIB = 1 << 20
+
+
+@pytest.fixture
+def wanted(bigquery: Warehouse, tmp_path: Path) -> DatasetSpec:
+    """A table of all types that can be preprocessed, in BigQuery, with its place left open."""
+    table = write_table(tmp_path / "table.parquet")
+    name = f"{bigquery.dataset}.typed"
+    bigquery.server.load(name, table)
+    return replace(spec_of(tmp_path), source=BigQuerySource(table=name), chunk_rows=3_000)
+
+
+def fitted(bigquery: Warehouse, wanted: DatasetSpec, **settings: str) -> Dataset:
+    """The dataset, by a daemon that knows no spec yet."""
+    return bigquery.start_daemon(workers=1, **settings).client().open(wanted)
+
+
+def told(dataset: Dataset) -> str:
+    return " ".join(dataset.info.notes)
+
+
+def assert_agree(ours: PreprocessingSpec, theirs: PreprocessingSpec, spread: float = BOUND) -> None:
+    """The same types; means and standard deviations within `spread` standard deviations."""
+    assert [f.name for f in ours.features] == [f.name for f in theirs.features]
+    for one, other in zip(ours.features, theirs.features, strict=True):
+        assert type(one.transform) is type(other.transform), (one.name, one.why, other.why)
+        if isinstance(one.transform, Categorical):
+            assert set(one.transform.values) == set(other.transform.values)
+            continue
+        assert one.summary is not None
+        assert other.summary is not None
+        size = other.summary.stddev
+        assert size
+        assert one.summary.mean == pytest.approx(other.summary.mean, rel=0, abs=spread * size)
+        assert one.summary.stddev == pytest.approx(size, rel=spread)
+
+
+def test_the_three_places_agree(bigquery: Warehouse, wanted: DatasetSpec) -> None:
+    client = bigquery.start_daemon(workers=2).client()
+    specs = {
+        place: client.open(replace(wanted, fit_on=place, fit_rows=3_000)).preprocessing
+        for place in ("warehouse", "stream", "sample")
+    }
+    assert_agree(specs["warehouse"], specs["stream"])
+    for one, other in zip(specs["warehouse"].features, specs["stream"].features, strict=True):
+        if isinstance(one.transform, Categorical):
+            assert one == other
+    # 3,000 of 4,800 rows: a standard deviation of the mean is 0.011 of the column's.
+    assert_agree(specs["warehouse"], specs["sample"], spread=0.1)
+    assert specs["warehouse"] == client.open(wanted).preprocessing  # "auto" means it
+
+
+@pytest.mark.parametrize("way", ["view", "query", "filter", "unsplit", "split by a time"])
+def test_whatever_the_rows_stand_in_they_are_the_same(
+    bigquery: Warehouse, wanted: DatasetSpec, way: str
+) -> None:
+    source = wanted.source
+    assert isinstance(source, BigQuerySource)
+    table = source.table
+    changes: dict[str, Any] = {}
+    if way == "view":
+        bigquery.server.view(f"{bigquery.dataset}.seen", f"SELECT * FROM `{table}`")
+        changes["source"] = BigQuerySource(table=f"{bigquery.dataset}.seen")
+    elif way == "query":
+        changes["source"] = BigQuerySource(query=f"SELECT * FROM `{table}` WHERE id < 4000")
+    elif way == "filter":
+        changes["source"] = BigQuerySource(table=table, filter="id < 4000 -- so few")
+    elif way == "unsplit":
+        changes |= {"hash_column": None, "eval_percent": 0}
+    else:
+        changes |= {"hash_column": "day", "sample_percent": 60}
+    asked = replace(wanted, **changes)
+    client = bigquery.start_daemon(workers=1).client()
+    found, expected = (
+        client.open(replace(asked, fit_on=place)) for place in ("warehouse", "stream")
+    )
+    assert_agree(found.preprocessing, expected.preprocessing)
+    rows = len(read(found, "train")["id"])
+    assert {f.summary.rows for f in found.preprocessing.features if f.summary} == {rows}
+
+
+def test_queries_are_billed_and_told(bigquery: Warehouse, wanted: DatasetSpec) -> None:
+    client = bigquery.start_daemon(workers=1).client()
+    stages: list[str] = []
+
+    def listen(progress: OpenProgress) -> None:
+        stages.append(progress.stage)
+
+    dataset = client.open(wanted, on_progress=listen)
+    jobs = [job for job in bigquery.server.stats()["jobs"] if not job["dry"]]
+    assert dataset.info.query_bytes_billed == sum(job["bytes_billed"] for job in jobs)
+    assert len(jobs) == 1 + 4 + 2  # counting rows, numbers, categories
+    (stage,) = {stage for stage in stages if "queries" in stage}
+    assert f"billed for up to {6 * 10 * MIB:,} bytes" in stage
+    again = client.open(replace(wanted, chunk_rows=2_000))
+    assert again.preprocessing == dataset.preprocessing
+    assert again.info.query_bytes_billed == 10 * MIB  # of counting alone: the spec was kept
+
+
+def test_a_place_that_costs_too_much_is_refused_or_left(
+    bigquery: Warehouse, wanted: DatasetSpec
+) -> None:
+    client = bigquery.start_daemon(workers=1, max_bytes_billed="50MiB").client()
+    with pytest.raises(BudgetError, match=r"billed for up to 62,914,560 bytes.*max_bytes_billed"):
+        client.open(replace(wanted, fit_on="warehouse"))
+    dataset = client.open(wanted)
+    assert "fitted to a sample" in told(dataset)
+    assert "max_bytes_billed" in told(dataset)
+    assert dataset.preprocessing == client.open(replace(wanted, fit_on="sample")).preprocessing
+
+
+@pytest.mark.parametrize("place", ["auto", "warehouse"])
+def test_who_may_run_no_queries_fits_to_a_sample_and_is_told(
+    bigquery: Warehouse, wanted: DatasetSpec, place: str
+) -> None:
+    bigquery.server.faults(deny=("bigquery.jobs.create",))
+    dataset = fitted(bigquery, replace(wanted, fit_on=place))
+    assert "fitted to a sample that is read" in told(dataset)
+    assert not [job for job in bigquery.server.stats()["jobs"] if not job["dry"]]
+    bigquery.server.faults()
+    sample = fitted(bigquery, replace(wanted, fit_on="sample"))
+    assert dataset.preprocessing == sample.preprocessing
+
+
+def test_numbers_that_are_no_categories_are_refused_as_when_read(
+    bigquery: Warehouse, wanted: DatasetSpec
+) -> None:
+    asked = replace(wanted, fit=FitOptions(feature_overrides={"price": "CATEGORICAL"}))
+    client = bigquery.start_daemon(workers=1).client()
+    messages = []
+    for place in ("auto", "stream"):
+        with pytest.raises(ColumnError, match='"price" has numbers that are not whole') as caught:
+            client.open(replace(asked, fit_on=place))
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+
+
+def test_names_that_need_quotes_are_columns_like_others(bigquery: Warehouse) -> None:
+    name = f"{bigquery.dataset}.quoted"
+    names = ["select", "a b", "Straße", "v0"]
+    random = np.random.default_rng(1)
+    table = pa.table({each: random.normal(0, 1, 1_000) for each in names})
+    bigquery.server.load(name, table)
+    asked = DatasetSpec(BigQuerySource(table=name), features=names, fit_on="warehouse")
+    dataset = fitted(bigquery, asked)
+    for feature in dataset.preprocessing.features:
+        assert feature.summary is not None
+        assert feature.summary.mean == pytest.approx(np.mean(table.column(feature.name).to_numpy()))

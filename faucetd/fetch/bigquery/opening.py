@@ -583,10 +583,21 @@ class _Beginning:
         self.notes.append(f"the preprocessing is fitted to a sample that is read: {why}")
         return False
 
+    def _last_change(self, rows: _Rows) -> str:
+        """The moment that identifies the rows of a table: what was fitted to them then still holds.
+
+        The table is looked at once more: what has changed it before the snapshot is then known.
+        """
+        if rows.snapshot_ms is None:
+            return ""
+        look = self.look
+        info = jobs.describe(look.connection, look.settings, str(rows.table))
+        unchanged = info.modified_ms < rows.snapshot_ms and not info.streaming
+        return f"@{info.modified_ms if unchanged else rows.snapshot_ms}"
+
     def _fit(self, rows: _Rows, fit: Fit, train_rows: int) -> None:
         needs = self.needs
-        at = "" if rows.snapshot_ms is None else f"@{rows.snapshot_ms}"
-        snapshot = f"{rows.table}{at}"
+        snapshot = f"{rows.table}{self._last_change(rows)}"
         if needs.fit_by_query is not None and self._fit_by_query(
             rows, needs.fit_by_query, snapshot
         ):

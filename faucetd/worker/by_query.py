@@ -53,6 +53,9 @@ estimates of engines are good to some percent."""
 _SAMPLE_CELLS = 1 << 26
 """How many values a sample may have, of all features together."""
 
+Scans = Sequence[tuple[str, int]]
+"""Statements, each with the number of queries that read at most what it does."""
+
 Statistics = ColumnStatistics | CategoryStatistics | TimeStatistics
 
 
@@ -90,8 +93,12 @@ class QueryFit:
         options: How.
         engine: Where the rows are.
 
+    Attributes:
+        queries: How many queries were run.
+
     Raises:
-        ColumnError: an option names no column, or a column can be fitted only by reading.
+        ColumnError: an option names no column.
+        Exception: what `Engine.column` raises.
     """
 
     def __init__(
@@ -105,11 +112,12 @@ class QueryFit:
         self._none: dict[str, Statistics] = statistics_of(none, options)
         self._numbers: list[Value] = []
         self._categories: list[Value] = []
+        self.queries = 0
         for place, feature in enumerate(features):
             if feature.name in self._none:
                 self._add(place, feature)
 
-    def scans(self) -> list[tuple[str, int]]:
+    def scans(self) -> Scans:
         """What `spec` begins with, and how many queries it runs at most that read as much.
 
         Of a feature each query reads all rows, or none: of numbers, those of what is counted, of
@@ -213,7 +221,7 @@ class QueryFit:
         if not values:
             return {}
         engine = self._engine
-        rows = engine.run(statistics_sql.distinct_numbers(engine.words, engine.rows, values))
+        rows = self._run(statistics_sql.distinct_numbers(engine.words, engine.rows, values))
         found = {}
         for place, (numbers, counts) in _of_each(rows).items():
             if len(numbers) <= (limit := self._limit(place)):
@@ -236,7 +244,7 @@ class QueryFit:
         fewest = min(facts[value.place]["used"] for value in values)
         wanted = (limit + 6 * math.sqrt(limit)) * rows / fewest
         wanted = min(wanted, max(_SAMPLE_CELLS / len(values), 2 * limit))
-        chosen = self._engine.run(self._engine.sample(values, min(wanted / rows, 1.0)))
+        chosen = self._run(self._engine.sample(values, min(wanted / rows, 1.0)))
         found = {}
         if not chosen.num_rows:
             return {value.place: Sample.of(np.empty(0), None, limit) for value in values}
@@ -271,7 +279,7 @@ class QueryFit:
         if listed:
             # One more than the limit tells that there are more.
             statement = statistics_sql.categories(engine.words, engine.rows, listed, limit + 1)
-            counted = _of_each(engine.run(statement))
+            counted = _of_each(self._run(statement))
         found: dict[str, Statistics] = {}
         for value in self._categories:
             none = self._none[self._names[value.place]]
@@ -288,9 +296,13 @@ class QueryFit:
 
     # Both ---------------------------------------------------------------------------------------
 
+    def _run(self, statement: str) -> pa.Table:
+        self.queries += 1
+        return self._engine.run(statement)
+
     def _by_place(self, statement: str) -> dict[int, dict[str, Any]]:
         """The rows of a statement, by feature; those of no row are missing."""
-        return {row["feature"]: row for row in self._engine.run(statement).to_pylist()}
+        return {row["feature"]: row for row in self._run(statement).to_pylist()}
 
     def _check_whole(self, facts: Mapping[int, Mapping[str, Any]]) -> None:
         """Refuses numbers that should be whole, in the words of those who read rows."""

@@ -14,9 +14,8 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +31,7 @@ from faucetd.fetch.source import Source
 from faucetd.fetch.split import Splitter, read_split
 from faucetd.prepare.columns import PreparedColumns
 from faucetd.prepare.fitting import Fitter, share_of
-from faucetd.worker.by_query import Engine, QueryFit
+from faucetd.worker.by_query import Engine, QueryFit, Scans
 from faucetd.worker.messages import Open
 
 _log = logging.getLogger(__name__)
@@ -46,14 +45,6 @@ OnProgress = Callable[[int], None]
 
 SAMPLE, STREAM, WAREHOUSE = "sample", "stream", "warehouse"
 """Where a spec is fitted: to a sample that is read, to all rows, or by queries."""
-
-
-class CountedEngine(Engine, Protocol):
-    """An engine that tells what queries cost."""
-
-    def check_cost(self, scans: Sequence[tuple[str, int]]) -> int:
-        """What a fit costs at most, in bytes, by what `QueryFit.scans` says of it."""
-        ...
 
 
 class SpecStore:
@@ -172,27 +163,27 @@ class Fitting:
         self._get(snapshot, STREAM if self._spec.fit_on == STREAM else SAMPLE, read_and_fit)
         return self.rows_read > 0
 
-    def fit_by_query(
-        self, engine: CountedEngine, snapshot: str, on_cost: Callable[[int], None]
-    ) -> None:
-        """Finds the spec, on disk or by queries.
+    def fit_by_query(self, engine: Engine, snapshot: str, before: Callable[[Scans], None]) -> int:
+        """Finds the spec, on disk or by queries; how many were run.
 
         Args:
             engine: Where the rows of the train split are.
             snapshot: Identifies the rows.
-            on_cost: Is told before the queries how many bytes they read at most.
+            before: Is told what the queries are, if any are to be run.
 
         Raises:
             ColumnError: a column cannot be fitted.
             FaucetError: see `fetch`.
+            Exception: whatever `engine` and `before` raise where another place must be taken.
         """
         fit = QueryFit(self.columns.features, self._spec.fit, engine)
 
         def query_and_fit() -> PreprocessingSpec:
-            on_cost(engine.check_cost(fit.scans()))
+            before(fit.scans())
             return fit.spec()
 
         self._get(snapshot, WAREHOUSE, query_and_fit)
+        return fit.queries
 
     def _get(self, snapshot: str, place: str, fit: Callable[[], PreprocessingSpec]) -> None:
         key = _request_key(self._spec, self.columns, snapshot, str(self._task.uid), place)

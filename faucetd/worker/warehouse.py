@@ -13,6 +13,7 @@ from faucetd.fetch.pieces import PlannedChunk
 from faucetd.fetch.plan import choose_chunk_rows, open_lanes
 from faucetd.fetch.split import Splitter
 from faucetd.prepare.columns import PreparedColumns, resolve
+from faucetd.worker.by_query import Scans
 from faucetd.worker.fitting import WAREHOUSE, Fitting
 from faucetd.worker.messages import LoadChunk, Open, Opened, Progress, SplitTotal, WarehouseFacts
 from faucetd.worker.opening import (
@@ -57,11 +58,12 @@ def open_bigquery(task: Open, spec: DatasetSpec, source: BigQuerySource, tell: T
             return fitting.fit(table, splitter, snapshot, train_rows, progress)
 
         def fit_by_query(aggregates: Aggregates, snapshot: str) -> None:
-            def tell_cost(nbytes: int) -> None:
+            def check_cost(scans: Scans) -> None:
+                nbytes = aggregates.check_cost(scans)
                 stage = f"{FITTING_STAGE} by queries, billed for up to {nbytes:,} bytes"
                 tell(Progress(stage, 0, 0))
 
-            fitting.fit_by_query(aggregates, snapshot, tell_cost)
+            fitting.fit_by_query(aggregates, snapshot, check_cost)
 
         tell(Progress("counting rows", 0, 0))
         reading = begin(

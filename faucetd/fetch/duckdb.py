@@ -171,10 +171,12 @@ class DuckDBTable:
             result: The type of its result.
         """
         (leaf,) = self._schema.select([column])
+        assert self._connection is not None
         with reading(self._path, f"describing {column}"):
             cursor = self._cursor()
             (kind,) = cursor.sql(f"SELECT {_expression(leaf)} FROM {self._relation} LIMIT 0").types
-            cursor.create_function(
+            # Not by a cursor, with whose end the function would be gone, and still be called.
+            self._connection.create_function(
                 name,
                 function,
                 [kind],

@@ -40,7 +40,6 @@ WORDS = Words(
     try_cast="TRY_CAST",
     is_nan="isnan",
     is_inf="isinf",
-    count_if="count_if",
     all_true="bool_and",
     any_distinct="approx_count_distinct",
     length="length",

@@ -49,7 +49,6 @@ class Words:
         try_cast: A cast that is NULL where it fails.
         is_nan: Of a float64.
         is_inf: The same.
-        count_if: The aggregate.
         all_true: The aggregate.
         any_distinct: About how many different values there are, to some percent.
         length: Of a text, in characters.
@@ -65,7 +64,6 @@ class Words:
     try_cast: str
     is_nan: str
     is_inf: str
-    count_if: str
     all_true: str
     any_distinct: str
     length: str
@@ -215,9 +213,9 @@ def number_facts(words: Words, rows: Rows, values: Sequence[Value]) -> str:
     fields = {"value": "v", "x": "x", "rounded": "r", "strange": "s"}
     return (
         "SELECT entry.feature AS feature, COUNT(*) AS all_rows, "
-        f"{words.count_if}(entry.value IS NULL OR {words.is_nan}(entry.value)) AS nulls, "
-        f"{words.count_if}({words.is_inf}(entry.value)) AS infinite, "
-        f"{words.count_if}(entry.rounded) AS rounded, "
+        f"{_count_if(f'entry.value IS NULL OR {words.is_nan}(entry.value)')} AS nulls, "
+        f"{_count_if(f'{words.is_inf}(entry.value)')} AS infinite, "
+        f"{_count_if('entry.rounded')} AS rounded, "
         f"{words.all_true}(entry.x = FLOOR(entry.x)) AS whole, "
         "MIN(entry.x) AS low, MAX(entry.x) AS high, "
         f"AVG(entry.x * {_number(_CENTRE_SCALE)}) AS centre, COUNT(entry.x) AS used, "
@@ -274,8 +272,8 @@ def category_facts(words: Words, rows: Rows, values: Sequence[Value]) -> str:
     is_long = f"{words.length}(entry.value) > {LONGEST_VALUE:d}"
     return (
         "SELECT entry.feature AS feature, COUNT(*) AS all_rows, "
-        f"{words.count_if}(entry.value IS NULL) AS nulls, "
-        f"{words.count_if}({is_long}) AS long_ones, "
+        f"{_count_if('entry.value IS NULL')} AS nulls, "
+        f"{_count_if(is_long)} AS long_ones, "
         f"{words.any_distinct}(IF({is_long}, NULL, entry.value)) AS different, "
         "MAX(entry.strange) AS strange\n"
         f"FROM {_entries(words, rows, values, fields)}\n"
@@ -362,6 +360,11 @@ def _strange(words: Words, double: str) -> str:
     odd = f"{double} <> FLOOR({double}) OR ABS({double}) > {limit}"
     absent = f"{words.is_nan}({double}) OR {words.is_inf}({double})"
     return f"IF({double} IS NULL OR {absent}, NULL, IF({odd}, {double}, NULL))"
+
+
+def _count_if(condition: str) -> str:
+    """Not COUNTIF, which DuckDB has as NULL where the condition is."""
+    return f"COUNT(IF({condition}, 1, NULL))"
 
 
 def _none(words: Words) -> str:

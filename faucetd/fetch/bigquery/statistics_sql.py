@@ -37,7 +37,6 @@ WORDS = Words(
     try_cast="SAFE_CAST",
     is_nan="IS_NAN",
     is_inf="IS_INF",
-    count_if="COUNTIF",
     all_true="LOGICAL_AND",
     any_distinct="APPROX_COUNT_DISTINCT",
     length="CHAR_LENGTH",

@@ -30,14 +30,11 @@ def test_queries_find_what_reading_all_rows_finds(
     splitter = None if split is None else Splitter(columns["id"], split)
     features = [SourceColumn(c.name, c.name, c.type) for c in columns.values() if c.name != "id"]
     try:
-        fit = QueryFit(features, OPTIONS, DuckDBAggregates(source, splitter))
-        found = fit.spec()
+        found = QueryFit(features, OPTIONS, DuckDBAggregates(source, splitter)).spec()
     finally:
         source.close()
-    expected = by_reading(
-        rows.cast(pa.schema([(c.name, c.type) for c in columns.values()])), OPTIONS, split
-    )
-    assert fit.queries == 6
+    as_read = rows.cast(pa.schema([(column.name, column.type) for column in columns.values()]))
+    expected = by_reading(as_read, OPTIONS, split)
     assert [f.name for f in found.features] == [f.name for f in expected.features]
     for one, other in zip(found.features, expected.features, strict=True):
         assert_alike(one, other)

@@ -78,12 +78,12 @@ class DuckDBAggregates:
         return self._table.expression(path, _ROWS)
 
     def sample(self, values: Sequence[Value], share: float) -> str:
-        """A SELECT of `hash`, UBIGINT, and the features' finite values, `x` and their place."""
-        hashed = f"md5_number_lower(CAST({_ROWS}.rowid AS VARCHAR)) AS hash"
+        """A SELECT of `hashed`, UBIGINT, and the features' finite values, `x` and their place."""
+        key = f"md5_number_lower(CAST({_ROWS}.rowid AS VARCHAR)) AS hashed"
         named = ", ".join(f"x{value.place}" for value in values)
-        condition = "" if share >= 1 else f"\nWHERE hash < {int(share * 2.0**64):d}"
-        base = finite_rows(WORDS, self.rows, values, beside=hashed)
-        return f"SELECT hash, {named}\nFROM ({base}){condition}"
+        condition = "" if share >= 1 else f"\nWHERE hashed < {int(share * 2.0**64):d}"
+        base = finite_rows(WORDS, self.rows, values, beside=key)
+        return f"SELECT hashed, {named}\nFROM ({base}){condition}"
 
     def run(self, statement: str) -> pa.Table:
         """The rows of a SELECT; see `DuckDBTable.query` for errors."""

@@ -206,14 +206,14 @@ def category_value(words: Words, place: int, column: str, kind: pa.DataType) -> 
 def number_facts(words: Words, rows: Rows, values: Sequence[Value]) -> str:
     """A row a feature: what is counted of it, its range, and about where its mean is.
 
-    Its columns: `feature`, `all_rows`, `nulls`, `infinite`, `rounded`, `whole`, `low`, `high`,
+    Its columns: `feature`, `all_rows`, `missing`, `infinite`, `rounded`, `whole`, `low`, `high`,
     `centre` (the mean times 2^-64), `used` (rows with a finite value), `different` (about how many
     values there are) and `strange` (one of those, or NULL). What no row decides is NULL.
     """
     fields = {"value": "v", "x": "x", "rounded": "r", "strange": "s"}
     return (
         "SELECT entry.feature AS feature, COUNT(*) AS all_rows, "
-        f"{_count_if(f'entry.value IS NULL OR {words.is_nan}(entry.value)')} AS nulls, "
+        f"{_count_if(f'entry.value IS NULL OR {words.is_nan}(entry.value)')} AS missing, "
         f"{_count_if(f'{words.is_inf}(entry.value)')} AS infinite, "
         f"{_count_if('entry.rounded')} AS rounded, "
         f"{words.all_true}(entry.x = FLOOR(entry.x)) AS whole, "
@@ -264,7 +264,7 @@ def distinct_numbers(words: Words, rows: Rows, values: Sequence[Value]) -> str:
 
 
 def category_facts(words: Words, rows: Rows, values: Sequence[Value]) -> str:
-    """A row a feature: `feature`, `all_rows`, `nulls`, `long`, `different` (about) and `strange`.
+    """A row a feature: `feature`, `all_rows`, `missing`, `long`, `different` (about) and `strange`.
 
     `long` are texts that are too long to be listed, which are not among the different ones.
     """
@@ -272,7 +272,7 @@ def category_facts(words: Words, rows: Rows, values: Sequence[Value]) -> str:
     is_long = f"{words.length}(entry.value) > {LONGEST_VALUE:d}"
     return (
         "SELECT entry.feature AS feature, COUNT(*) AS all_rows, "
-        f"{_count_if('entry.value IS NULL')} AS nulls, "
+        f"{_count_if('entry.value IS NULL')} AS missing, "
         f"{_count_if(is_long)} AS long_ones, "
         f"{words.any_distinct}(IF({is_long}, NULL, entry.value)) AS different, "
         "MAX(entry.strange) AS strange\n"

@@ -77,7 +77,7 @@ class Engine(Protocol):
         ...
 
     def sample(self, values: Sequence[Value], share: float) -> str:
-        """A SELECT of `hash` and the features' `x0`, `x1`, … of about this share of rows."""
+        """A SELECT of `hashed` and the features' `x0`, `x1`, … of about this share of rows."""
         ...
 
     def run(self, statement: str) -> pa.Table:
@@ -248,7 +248,7 @@ class QueryFit:
         found = {}
         if not chosen.num_rows:
             return {value.place: Sample.of(np.empty(0), None, limit) for value in values}
-        keys = _array(chosen, "hash").astype(np.int64, copy=False).view(np.uint64)
+        keys = _array(chosen, "hashed").astype(np.int64, copy=False).view(np.uint64)
         for value in values:
             column = chosen.column(f"x{value.place}").combine_chunks()
             there = column.is_valid().to_numpy(zero_copy_only=False)
@@ -323,7 +323,7 @@ def _counted(
     return replace(
         known,
         rows=fact["all_rows"],
-        nulls=fact["nulls"],
+        nulls=fact["missing"],
         infinite=fact["infinite"],
         rounded=fact["rounded"],
         whole=fact["whole"] if used else True,
@@ -354,7 +354,7 @@ def _categories(
     counted: tuple[NDArray[Any], NDArray[np.int64]] | None,
     limit: int,
 ) -> CategoryStatistics:
-    nulls, long = fact["nulls"], fact["long_ones"]
+    nulls, long = fact["missing"], fact["long_ones"]
     known = replace(none, rows=fact["all_rows"], nulls=nulls, long=long)
     if counted is None:
         if not fact["different"]:

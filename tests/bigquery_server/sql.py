@@ -43,6 +43,17 @@ _KNOWN: frozenset[type[exp.Expr]] = frozenset({
     exp.Var, exp.Version, exp.Where, exp.Window, exp.WindowSpec, exp.With,
 })
 # fmt: on
+_RESERVED_WORDS = """
+    ALL AND ANY ARRAY AS ASC ASSERT_ROWS_MODIFIED AT BETWEEN BY CASE CAST COLLATE CONTAINS CREATE
+    CROSS CUBE CURRENT DEFAULT DEFINE DESC DISTINCT ELSE END ENUM ESCAPE EXCEPT EXCLUDE EXISTS
+    EXTRACT FALSE FETCH FOLLOWING FOR FROM FULL GROUP GROUPING GROUPS HASH HAVING IF IGNORE IN INNER
+    INTERSECT INTERVAL INTO IS JOIN LATERAL LEFT LIKE LIMIT LOOKUP MERGE NATURAL NEW NO NOT NULL
+    NULLS OF ON OR ORDER OUTER OVER PARTITION PRECEDING PROTO QUALIFY RANGE RECURSIVE RESPECT RIGHT
+    ROLLUP ROWS SELECT SET SOME STRUCT TABLESAMPLE THEN TO TREAT TRUE UNBOUNDED UNION UNNEST USING
+    WHEN WHERE WINDOW WITH WITHIN
+"""
+# https://cloud.google.com/bigquery/docs/reference/standard-sql/lexical#reserved_keywords
+_RESERVED = frozenset(_RESERVED_WORDS.split())
 _CAST_TYPES = frozenset(
     ("INT64", "FLOAT64", "STRING", "BYTES", "BOOL", "DATE", "DATETIME", "TIMESTAMP", "NUMERIC")
 )
@@ -342,9 +353,23 @@ def check(tree: exp.Expr, sql: str) -> None:
         if type(node) not in _KNOWN:
             what = node.sql_name() if isinstance(node, exp.Func) else type(node).__name__
             raise invalid_query(f"Not supported by the local server: {what}{position(sql, what)}")
+        if _is_reserved(node):
+            where = position(sql, node.name)
+            raise invalid_query(f"Syntax error: Unexpected keyword {node.name.upper()}{where}")
         reason = _doubt(node)
         if reason is not None:
             raise invalid_query(f"Not supported by the local server: {reason}")
+
+
+def _is_reserved(node: exp.Expr) -> bool:
+    """Whether it is a name that must stand in backquotes, and does not; after a dot it need not."""
+    if not isinstance(node, exp.Identifier) or node.args.get("quoted"):
+        return False
+    parent = node.parent
+    begins = isinstance(parent, exp.Alias | exp.TableAlias | exp.PropertyEQ) or (
+        isinstance(parent, exp.Column) and not parent.table
+    )
+    return begins and node.name.upper() in _RESERVED
 
 
 def _doubt(node: exp.Expr) -> str | None:  # noqa: C901  # a list of cases

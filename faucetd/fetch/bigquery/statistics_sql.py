@@ -15,7 +15,7 @@ from faucet_client.spec import SplitBuckets
 from faucetd.fetch.bigquery import sql
 from faucetd.fetch.statistics_sql import Rows, Value, Words, finite_rows
 
-HASH = "hash"
+HASH = "hashed"
 """The column of a sample's hashes, INT64."""
 
 
@@ -82,7 +82,7 @@ def sample(rows: Rows, values: Sequence[Value], share: float) -> str:
     """
     named = [f"x{value.place}" for value in values]
     row = f"TO_JSON_STRING({_struct({name: name for name in named})})"
-    hashed = f"SELECT FARM_FINGERPRINT({row}) AS row_hash, {', '.join(named)}"
+    of_rows = f"SELECT FARM_FINGERPRINT({row}) AS row_hash, {', '.join(named)}"
     number = "ROW_NUMBER() OVER (PARTITION BY row_hash)"
     numbered = f"CONCAT(CAST(row_hash AS STRING), '#', CAST({number} AS STRING))"
     condition = ""
@@ -91,5 +91,5 @@ def sample(rows: Rows, values: Sequence[Value], share: float) -> str:
     return (
         f"SELECT {HASH}, {', '.join(named)}\n"
         f"FROM (SELECT FARM_FINGERPRINT({numbered}) AS {HASH}, {', '.join(named)}\n"
-        f"FROM ({hashed}\nFROM ({finite_rows(WORDS, rows, values)}))){condition}"
+        f"FROM ({of_rows}\nFROM ({finite_rows(WORDS, rows, values)}))){condition}"
     )

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -16,12 +17,14 @@ from faucet_client import (
     ColumnError,
     Dataset,
     DatasetSpec,
+    DuckDBSource,
     FaucetClient,
     OpenProgress,
     PreprocessingSpec,
 )
 from faucet_client.preprocessing import Categorical, FitOptions
 from tests.processes.bigquery import Warehouse
+from tests.processes.daemons import WatchedDaemon
 from tests.processes.test_preprocessing import read, spec_of, write_table
 
 BOUND = 1e-9
@@ -174,3 +177,29 @@ def test_names_that_need_quotes_are_columns_like_others(bigquery: Warehouse) -> 
     for feature in dataset.preprocessing.features:
         assert feature.summary is not None
         assert feature.summary.mean == pytest.approx(np.mean(table.column(feature.name).to_numpy()))
+
+
+@pytest.mark.parametrize("way", ["table", "query"])
+def test_duckdb_fits_by_queries_too(daemon: WatchedDaemon, tmp_path: Path, way: str) -> None:
+    write_table(tmp_path / "table.parquet")
+    path = str(tmp_path / "t.duckdb")
+    with duckdb.connect(path) as connection:
+        made = "CREATE TABLE t AS SELECT * FROM read_parquet($1)"
+        connection.execute(made, [str(tmp_path / "table.parquet")])
+    named = {"table": "t"} if way == "table" else {"query": "SELECT * FROM t WHERE id < 4000"}
+    asked = replace(spec_of(tmp_path), source=DuckDBSource(path, **named))
+    client = daemon.client()
+    stages: list[str] = []
+    by_query = client.open(
+        replace(asked, fit_on="warehouse"), on_progress=lambda told: stages.append(told.stage)
+    )
+    assert "fitting the preprocessing by queries" in stages
+    assert_agree(by_query.preprocessing, client.open(replace(asked, fit_on="stream")).preprocessing)
+    train = read(by_query, "train")
+    assert {f.summary.rows for f in by_query.preprocessing.features if f.summary} == {
+        len(train["id"])
+    }
+    # A sample is another fit, and what "auto" means for files.
+    sample = client.open(replace(asked, fit_on="sample", fit_rows=1_000)).preprocessing
+    assert sample == client.open(replace(asked, fit_rows=1_000)).preprocessing
+    assert sample != by_query.preprocessing

@@ -334,6 +334,7 @@ def test_a_dataset_of_ids_alone_has_an_empty_matrix(
 REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"preprocessing": "automatic"}, SpecError, '"auto", "none" or a PreprocessingSpec'),
     ({"fit_on": "moon"}, SpecError, "fit_on must be one of"),
+    ({"fit_on": "warehouse"}, SpecError, 'Parquet files have none: use fit_on="sample" or'),
     ({"fit": {"sample_rows": 1}}, SpecError, "fit must be FitOptions"),
     ({"fit_rows": 0}, SpecError, "fit_rows"),
     (

@@ -126,8 +126,8 @@ def test_categories_beyond_the_limit_are_hashed_as_when_read(count: int) -> None
             assert found == expected
         else:  # estimates of engines are good to some percent, the local one's to some more
             assert found.summary.distinct == pytest.approx(count, rel=0.5)
-            if count == 1_001:
-                assert found.summary.distinct >= 1_001
+            assert found.summary.distinct is not None
+            assert found.summary.distinct > 1_000
 
 
 def test_a_table_without_train_rows_is_refused_by_name() -> None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from faucetd.fetch.duckdb import DuckDBTable
 from faucetd.fetch.split import TRAIN, Splitter
-from faucetd.fetch.statistics_sql import Rows, Value, Words, finite_rows
+from faucetd.fetch.statistics_sql import KEY, Rows, Value, Words, finite_rows
 
 _ROWS = "_faucet_rows"
 _IS_TRAIN = "_faucet_is_train"
@@ -79,11 +79,11 @@ class DuckDBAggregates:
 
     def sample(self, values: Sequence[Value], share: float) -> str:
         """A SELECT of `hashed`, UBIGINT, and the features' finite values, `x` and their place."""
-        key = f"md5_number_lower(CAST({_ROWS}.rowid AS VARCHAR)) AS hashed"
+        key = f"md5_number_lower(CAST({_ROWS}.rowid AS VARCHAR))"
         named = ", ".join(f"x{value.place}" for value in values)
-        condition = "" if share >= 1 else f"\nWHERE hashed < {int(share * 2.0**64):d}"
-        base = finite_rows(WORDS, self.rows, values, beside=key)
-        return f"SELECT hashed, {named}\nFROM ({base}){condition}"
+        condition = "" if share >= 1 else f"\nWHERE {KEY} < {int(share * 2.0**64):d}"
+        base = finite_rows(WORDS, self.rows, values, key=key)
+        return f"SELECT {KEY} AS hashed, {named}\nFROM ({base}){condition}"
 
     def run(self, statement: str) -> pa.Table:
         """The rows of a SELECT; see `DuckDBTable.query` for errors."""

@@ -30,6 +30,9 @@ from faucet_client.preprocessing.checks import EXACT_INTEGER
 from faucet_client.preprocessing.moments import PowerSums
 from faucet_client.preprocessing.transforms import LONGEST_VALUE
 
+KEY = "key"
+"""The column of `finite_rows` that tells a row from another, where an engine knows such a thing."""
+
 _SUM_SCALE = 2.0**50
 _CENTRE_SCALE = 2.0**-64
 """What values are multiplied by before their mean is taken, whose sum would overflow else."""
@@ -301,7 +304,7 @@ def categories(words: Words, rows: Rows, values: Sequence[Value], most: int) -> 
     )
 
 
-def finite_rows(words: Words, rows: Rows, values: Sequence[Value], beside: str = "") -> str:
+def finite_rows(words: Words, rows: Rows, values: Sequence[Value], key: str = "") -> str:
     """A SELECT of each feature's value `v`, `x`, clipped and NULL where it is not finite, `r`, `s`.
 
     Each is followed by the feature's place, as in `x0`.
@@ -310,12 +313,12 @@ def finite_rows(words: Words, rows: Rows, values: Sequence[Value], beside: str =
         words: The engine's.
         rows: Of what.
         values: The features, of numbers.
-        beside: A further column of it that is of the rows themselves, as "expression AS name".
+        key: An expression over the rows that becomes a column of this name, too; "" for none.
     """
     outer = [f"{_finite(words, value)} AS x{value.place}" for value in values]
-    named = beside.rsplit(" AS ", 1)[1:]
     every = [f"{letter}{value.place}" for value in values for letter in "vrs"]
-    return f"SELECT {', '.join([*named, *every, *outer])}\nFROM ({_base(rows, values, beside)})"
+    named = [KEY] if key else []
+    return f"SELECT {', '.join([*named, *every, *outer])}\nFROM ({_base(rows, values, key)})"
 
 
 def _finite(words: Words, value: Value) -> str:
@@ -328,8 +331,8 @@ def _finite(words: Words, value: Value) -> str:
     return f"IF({absent}, NULL, {moved})"
 
 
-def _base(rows: Rows, values: Sequence[Value], beside: str = "") -> str:
-    columns = [beside] if beside else []
+def _base(rows: Rows, values: Sequence[Value], key: str = "") -> str:
+    columns = [f"{key} AS {KEY}"] if key else []
     for value in values:
         columns.append(f"{value.value} AS v{value.place}")
         columns.append(f"{value.rounded} AS r{value.place}")

@@ -73,7 +73,7 @@ class Engine(Protocol):
         ...
 
     def column(self, path: str) -> str:
-        """A leaf's expression; a `ColumnError` where there is none."""
+        """A leaf's expression."""
         ...
 
     def sample(self, values: Sequence[Value], share: float) -> str:
@@ -181,39 +181,30 @@ class QueryFit:
         many = [v for v in filled if distinct.get(v.place) is None]
         samples = self._samples(many, facts)
         found: dict[str, Statistics] = {}
-        for value in self._numbers:
-            name = self._names[value.place]
+        for place, known in ((value.place, self._unseen(value.place)) for value in self._numbers):
+            if place in facts:
+                known = _counted(known, facts[place], self._options.sample_rows)
+            if place in centrings:
+                counts = distinct.get(place) or Distinct(known.distinct.limit, None, None)
+                sample = samples[place] if place in samples else _spread(counts, known.sample.limit)
+                summed = [sums[place][f"s{power}"] for power in range(1, 5)]
+                powers = centrings[place].sums(facts[place]["used"], summed)
+                known = replace(known, powers=powers, distinct=counts, sample=sample)
+            name = self._names[place]
             none = self._none[name]
-            assert not isinstance(none, CategoryStatistics)
-            known = none.microseconds if isinstance(none, TimeStatistics) else none
-            if value.place in facts:
-                known = _counted(known, facts[value.place], self._options.sample_rows)
-            if value.place in centrings:
-                counts = distinct.get(value.place) or Distinct(known.distinct.limit, None, None)
-                summed = [sums[value.place][f"s{power}"] for power in range(1, 5)]
-                used = facts[value.place]["used"]
-                sample = samples.get(value.place)
-                known = replace(
-                    known,
-                    powers=centrings[value.place].sums(used, summed),
-                    distinct=counts,
-                    sample=_spread(counts, known.sample.limit) if sample is None else sample,
-                )
-            found[name] = (
-                TimeStatistics(none.dates, known)
-                if none is not known and isinstance(none, TimeStatistics)
-                else known
-            )
+            found[name] = known
+            if isinstance(none, TimeStatistics):
+                found[name] = TimeStatistics(none.dates, known)
         return found
 
-    def _limit(self, place: int) -> int:
+    def _unseen(self, place: int) -> ColumnStatistics:
+        """The statistics of no row of a feature of numbers or times."""
         none = self._none[self._names[place]]
         assert not isinstance(none, CategoryStatistics)
-        known = none.microseconds if isinstance(none, TimeStatistics) else none
-        return known.distinct.limit
+        return none.microseconds if isinstance(none, TimeStatistics) else none
 
     def _may_be_few(self, facts: Mapping[str, Any]) -> bool:
-        limit = self._limit(facts["feature"])
+        limit = self._unseen(facts["feature"]).distinct.limit
         return int(facts["different"]) <= _SURELY_MANY * limit
 
     def _distinct(self, values: Sequence[Value]) -> dict[int, Distinct]:
@@ -224,7 +215,7 @@ class QueryFit:
         rows = self._run(statistics_sql.distinct_numbers(engine.words, engine.rows, values))
         found = {}
         for place, (numbers, counts) in _of_each(rows).items():
-            if len(numbers) <= (limit := self._limit(place)):
+            if len(numbers) <= (limit := self._unseen(place).distinct.limit):
                 order = np.argsort(numbers)
                 found[place] = Distinct(limit, numbers[order] + 0.0, counts[order])
         return found

@@ -20,7 +20,7 @@ from faucet_client.errors import ColumnError
 from faucet_client.preprocessing import FitOptions
 from faucet_client.preprocessing.moments import PowerSums
 from faucet_client.preprocessing.spec import PreprocessingSpec
-from faucet_client.preprocessing.transforms import Categorical, Quantile
+from faucet_client.preprocessing.transforms import Categorical, Log1p, Quantile
 from faucet_client.spec import SplitBuckets
 from faucetd.fetch.bigquery import sql, statistics_sql
 from faucetd.fetch.statistics_sql import Centring, Rows, Value
@@ -103,6 +103,17 @@ def test_a_sample_has_equal_rows_by_their_share() -> None:
     assert zero.mean() == pytest.approx(0.6, abs=0.07)
     again = Local(rows.take(np.random.default_rng(1).permutation(15_000)))
     assert QueryFit(features_of(rows), options, again).spec().feature("x") == feature
+
+
+def test_a_sample_of_few_values_is_taken_at_equal_distances_in_the_middle_of_its_parts() -> None:
+    rows = pa.table({"id": np.arange(3_000), "x": np.append([0.0], np.ones(2_999))})
+    options = FitOptions(sample_rows=750, feature_overrides={"x": "LOG1P"})
+    feature = by_query(rows, options).feature("x")
+    assert feature.summary is not None
+    assert feature.summary.sampled == 750
+    # Each part is four rows, and of the first one its third: none is the first row.
+    assert isinstance(feature.transform, Log1p)
+    assert feature.transform.mean == pytest.approx(np.log(2), rel=1e-12)
 
 
 @pytest.mark.parametrize(

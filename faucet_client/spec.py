@@ -32,7 +32,7 @@ PREPROCESSINGS = ("auto", "none")
 
 FIT_ROWS = 1_000_000
 
-FITS_ON = ("auto", "sample", "stream")
+FITS_ON = ("auto", "sample", "stream", "warehouse")
 
 
 @dataclass(frozen=True)
@@ -173,8 +173,10 @@ class DatasetSpec:
             train split when the dataset is opened; a saved spec: what it says, and its features
             must be among `features`; "none": they are cast to float32 and nothing else.
         fit: How "auto" fits: types to use whatever the rules say, limits, policies.
-        fit_on: Which rows of the train split "auto" looks at. "sample": about `fit_rows`, chosen
-            by a hash; "stream": all; "auto": "sample".
+        fit_on: How "auto" looks at the train split. "sample": it reads about `fit_rows` rows,
+            chosen by a hash; "stream": it reads all; "warehouse": the source's engine looks at
+            all, by queries (BigQuery, which bills each feature for up to three times its bytes;
+            DuckDB). "auto": "warehouse" for BigQuery, where it can be done, else "sample".
         fit_rows: The size of the sample.
         chunk_rows: Rows of the table a chunk, the unit of reading and caching. By default it is
             chosen so that a prepared chunk has at most 64 MiB, and a table at least 16 chunks.
@@ -261,6 +263,11 @@ class DatasetSpec:
             raise SpecError(f"fit must be FitOptions, not {self.fit!r:.200}")
         if self.fit_on not in FITS_ON:
             raise SpecError(f"fit_on must be one of {', '.join(FITS_ON)}, not {self.fit_on!r}")
+        if self.fit_on == "warehouse" and isinstance(self.source, ParquetSource):
+            raise SpecError(
+                'fit_on="warehouse" needs an engine that runs queries, and Parquet files have '
+                'none: use fit_on="sample" or "stream", or import them into a DuckDB database'
+            )
         whole_number("fit_rows", self.fit_rows, 1, 2**40)
         self.split_buckets()
 

@@ -94,6 +94,8 @@ class CategoryStatistics:
         nulls: Those without a value.
         long: Those with a text of more than 1,024 characters, which is not counted as a value.
         found: How often values occur.
+        different: How many different values there are, to some percent, where somebody else has
+            counted them; `found` then has the most frequent ones, or none, and cannot be merged.
     """
 
     kind: Literal["text", "integers"]
@@ -101,6 +103,7 @@ class CategoryStatistics:
     nulls: int
     long: int
     found: ValueCounts
+    different: int | None = None
 
     @classmethod
     def of_text(cls, name: str, column: Any, limit: int = CATEGORY_LIMIT) -> CategoryStatistics:
@@ -145,6 +148,8 @@ class CategoryStatistics:
             raise SpecError("text in one part and numbers in another cannot be merged")
         if self.found.limit != other.found.limit:
             raise SpecError("statistics can be merged only if their limits are the same")
+        if self.different is not None or other.different is not None:
+            raise SpecError("of the most frequent values alone, no statistics can be merged")
         return CategoryStatistics(
             self.kind,
             self.rows + other.rows,
@@ -164,6 +169,8 @@ class CategoryStatistics:
         Of k uniform hashes the largest is about k / n of the range of all n: Z. Bar-Yossef et al.,
         "Counting distinct elements in a data stream", RANDOM 2002.
         """
+        if self.different is not None:
+            return self.different
         kept = len(self.found.hashes)
         if not self.found.many:
             return kept
@@ -171,6 +178,8 @@ class CategoryStatistics:
 
     def distinct_share(self) -> float:
         """Different values per row with a counted value, from 0 to 1; 0 without any."""
+        if self.different is not None:
+            return min(self.different / max(self.count - self.long, 1), 1.0)
         return len(self.found.counts) / max(int(self.found.counts.sum()), 1)
 
     def listed(self, at_least: int, most: int) -> tuple[Any, ...]:

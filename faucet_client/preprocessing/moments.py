@@ -10,7 +10,9 @@ products and sums of them over a block of rows stay below 2^53, where float64 is
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +47,12 @@ class PowerSums:
         for start in range(0, len(values), _BLOCK_ROWS):
             _add_block(values[start : start + _BLOCK_ROWS], totals)
         return cls(len(values), (totals[0], totals[1], totals[2], totals[3]))
+
+    @classmethod
+    def of_sums(cls, count: int, sums: Sequence[Fraction]) -> PowerSums:
+        """Those of sums that somebody else has made: Σ x, Σ x², Σ x³ and Σ x⁴."""
+        a, b, c, d = (round(each * 2 ** (_UNIT * power)) for power, each in enumerate(sums, 1))
+        return cls(count, (a, b, c, d))
 
     def __add__(self, other: PowerSums) -> PowerSums:
         a, b = self.sums, other.sums

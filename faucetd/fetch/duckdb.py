@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Sequence
-from typing import cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+from duckdb.func import FunctionNullHandling, PythonUDFType
 
 from faucetd.errors import ColumnError, SourceChanged, SourceError, SourceNotFound, SourceReadError
 from faucetd.fetch.connection import (
@@ -127,6 +128,62 @@ class DuckDBTable:
         leaves = self._schema.select(columns)
         start = piece.start if position is None else position
         return self._read(start, piece.stop, leaves)
+
+    @property
+    def relation(self) -> str:
+        """The quoted name of what `query` may select from."""
+        return self._relation
+
+    def query(self, sql: str, doing: str) -> pa.Table:
+        """The rows of a SELECT of ours over `relation`, at the snapshot.
+
+        Args:
+            sql: The statement.
+            doing: What it does, for errors.
+
+        Raises:
+            SourceChanged: the database has changed.
+            SourceReadError: DuckDB could not run it.
+        """
+        cursor = self._cursor()
+        try:
+            with reading(self._path, doing):
+                found: pa.Table = cursor.sql(sql).to_arrow_table()
+        finally:
+            cursor.close()
+        _check_unchanged(self._states)
+        return found
+
+    def expression(self, column: str, alias: str) -> str:
+        """A leaf, by its dotted path, of the relation called `alias`."""
+        (leaf,) = self._schema.select([column])
+        return _expression(leaf, alias)
+
+    def add_function(
+        self, name: str, function: Callable[[Any], Any], column: str, result: str
+    ) -> None:
+        """Lets queries call a function of ours.
+
+        Args:
+            name: What it is called; no other one is.
+            function: Makes an Arrow array of one, [rows], in which null is for it to deal with.
+            column: The leaf that it is a function of, by dotted path.
+            result: The type of its result.
+        """
+        (leaf,) = self._schema.select([column])
+        assert self._connection is not None
+        with reading(self._path, f"describing {column}"):
+            cursor = self._cursor()
+            (kind,) = cursor.sql(f"SELECT {_expression(leaf)} FROM {self._relation} LIMIT 0").types
+            # Not by a cursor, with whose end the function would be gone, and still be called.
+            self._connection.create_function(
+                name,
+                function,
+                [kind],
+                result,
+                type=PythonUDFType.ARROW,
+                null_handling=FunctionNullHandling.SPECIAL,
+            )
 
     def close(self) -> None:
         """Closes the connection, so that others may write to the database."""
@@ -285,9 +342,9 @@ def _range(start: int, stop: int) -> str:
     return f"rowids {start:,} to {stop:,}"
 
 
-def _expression(leaf: Leaf) -> str:
+def _expression(leaf: Leaf, alias: str | None = None) -> str:
     top, *below = leaf.path
-    expression = identifier(top)
+    expression = identifier(top) if alias is None else f"{alias}.{identifier(top)}"
     for field in below:
         expression = f"struct_extract({expression}, {literal(field)})"
     return expression

@@ -59,7 +59,7 @@ class Fitter:
         self._features = tuple(features)
         self._options = options
         self._bound = None if share >= 1 else np.uint64(share * 2.0**64)
-        self._looked_at = RowsToLookAt(self._features, look_share)
+        self.looked_at = RowsToLookAt(self._features, look_share)
         self._block: list[tuple[pa.RecordBatch, RowKeys]] = []
         self._block_rows = self._block_nbytes = 0
         self._statistics: Mapping[str, Any] | None = None
@@ -74,7 +74,7 @@ class Fitter:
             keys: uint64 [rows], uniform hashes: the same for a row whenever it is read, and
                 different for different rows.
         """
-        self._looked_at.add(batch, codes, keys)
+        self.looked_at.add(batch, codes, keys)
         wanted = codes == TRAIN_CODE
         if self._bound is not None:
             wanted &= keys < self._bound
@@ -106,10 +106,6 @@ class Fitter:
             self._flush()
         assert self._statistics is not None
         return spec_of(self._statistics, self._options)
-
-    def looked_at(self, split: Split) -> dict[str, Any] | None:
-        """Some rows of a split, by feature, as `profile_of` takes them; None if there are none."""
-        return self._looked_at.columns(split)
 
     def _flush(self) -> None:
         if not self._block:

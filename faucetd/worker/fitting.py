@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from faucet_client.preprocessing.hashing import mixed
@@ -17,12 +18,14 @@ from faucet_client.preprocessing.options_json import options_to_json
 from faucet_client.preprocessing.spec import PreprocessingSpec
 from faucet_client.profile import Profile, profile_of
 from faucet_client.spec import DatasetSpec
+from faucetd.errors import ColumnError
 from faucetd.fetch.fingerprint import row_fingerprints
 from faucetd.fetch.pieces import Piece
 from faucetd.fetch.source import Source
 from faucetd.fetch.split import Splitter, read_split
 from faucetd.prepare.columns import PreparedColumns
-from faucetd.prepare.fitting import Fitter, share_of
+from faucetd.prepare.fitting import Fitter, RowsToLookAt, share_of
+from faucetd.worker.by_query import Engine, QueryFit, Scans
 from faucetd.worker.messages import Open
 from faucetd.worker.specs import SpecStore
 
@@ -32,7 +35,16 @@ FIT_VERSION = 1
 PROFILE_ROWS = 20_000
 """Rows of the train split that a profile is of, about; of the eval split the same share."""
 
+PROFILE_STREAMS = 16
+"""From so many streams at most, where only the first rows are read for a profile."""
+
 OnProgress = Callable[[int], None]
+
+TrainRows = tuple[Source, Splitter | None, int]
+"""Rows, what tells their splits, and how many are of the train split, about."""
+
+SAMPLE, STREAM, WAREHOUSE = "sample", "stream", "warehouse"
+"""Where a spec is fitted: to a sample that is read, to all rows, or by queries."""
 
 
 class Fitting:
@@ -70,6 +82,21 @@ class Fitting:
         return self._spec.preprocessing == "auto" and bool(self.columns.features)
 
     @property
+    def by_query(self) -> bool:
+        """Whether queries can fit all features: they cannot count what is in lists.
+
+        Raises:
+            ColumnError: they are asked for, and cannot.
+        """
+        lists = [f.source for f in self.columns.features if pa.types.is_nested(f.type)]
+        if lists and self._spec.fit_on == WAREHOUSE:
+            raise ColumnError(
+                f'fit_on="{WAREHOUSE}" cannot fit columns of lists, such as {lists[0]}: use '
+                f'fit_on="{SAMPLE}" or "{STREAM}", or leave them out (exclude_features)'
+            )
+        return not lists
+
+    @property
     def source_columns(self) -> tuple[str, ...]:
         """The columns that `fit` looks at, by path."""
         return tuple(dict.fromkeys(feature.source for feature in self.columns.features))
@@ -100,10 +127,46 @@ class Fitting:
         def read_and_fit() -> tuple[PreprocessingSpec, Profile]:
             return self._read(source, splitter, train_rows, on_progress)
 
-        self.key = _request_key(self._spec, self.columns, snapshot, str(self._task.uid))
-        found = SpecStore(self._task.access.specs_dir).get(self.key, read_and_fit)
-        self.columns = self.columns.with_spec(found)
+        self._get(snapshot, STREAM if self._spec.fit_on == STREAM else SAMPLE, read_and_fit)
         return self.rows_read > 0
+
+    def fit_by_query(
+        self,
+        engine: Engine,
+        snapshot: str,
+        before: Callable[[Scans], None],
+        rows: Callable[[], TrainRows],
+    ) -> int:
+        """Finds the spec, on disk or by queries; how many were run.
+
+        Args:
+            engine: Where the rows of the train split are.
+            snapshot: Identifies the rows.
+            before: Is told what the queries are, if any are to be run.
+            rows: Where some rows can be read, for the profile.
+
+        Raises:
+            ColumnError: a column cannot be fitted.
+            FaucetError: see `fetch`.
+            Exception: whatever `engine` and `before` raise where another place must be taken.
+        """
+        fit = QueryFit(self.columns.features, self._spec.fit, engine)
+
+        def query_and_fit() -> tuple[PreprocessingSpec, Profile]:
+            before(fit.scans())
+            fitted = fit.spec()
+            source, splitter, train_rows = rows()
+            return fitted, self._profile(fitted, self._first_rows(source, splitter), train_rows)
+
+        self._get(snapshot, WAREHOUSE, query_and_fit)
+        return fit.queries
+
+    def _get(
+        self, snapshot: str, place: str, fit: Callable[[], tuple[PreprocessingSpec, Profile]]
+    ) -> None:
+        self.key = _request_key(self._spec, self.columns, snapshot, str(self._task.uid), place)
+        found = SpecStore(self._task.access.specs_dir).get(self.key, fit)
+        self.columns = self.columns.with_spec(found)
 
     def _read(
         self,
@@ -113,12 +176,10 @@ class Fitting:
         on_progress: OnProgress,
     ) -> tuple[PreprocessingSpec, Profile]:
         spec = self._spec
-        share = 1.0 if spec.fit_on == "stream" else share_of(spec.fit_rows, train_rows)
+        share = 1.0 if spec.fit_on == STREAM else share_of(spec.fit_rows, train_rows)
         look_share = share_of(PROFILE_ROWS, train_rows)
         fitter = Fitter(self.columns.features, spec.fit, share, look_share)
-        wanted = list(self.source_columns)
-        if splitter is not None and splitter.hash_column not in wanted:
-            wanted.append(splitter.hash_column)
+        wanted = self._wanted(splitter)
         # Of a warehouse, only the values tell a row from another, whichever stream it comes in.
         pieces = [[Piece(stream.id, stream.start, stream.stop)] for stream in source.streams()]
         if source.interleaves:
@@ -136,15 +197,36 @@ class Fitting:
                 self.bytes_read += batch.nbytes
                 on_progress(self.rows_read)
         fitted = fitter.spec()
-        return fitted, self._profile(fitted, fitter, train_rows)
+        return fitted, self._profile(fitted, fitter.looked_at, train_rows)
 
-    def _profile(self, fitted: PreprocessingSpec, fitter: Fitter, train_rows: int) -> Profile:
+    def _first_rows(self, source: Source, splitter: Splitter | None) -> RowsToLookAt:
+        """The first rows of some streams: few bytes, and good enough to look at."""
+        found = RowsToLookAt(self.columns.features, 1.0)
+        streams = source.streams()
+        some = streams[:: -(-len(streams) // PROFILE_STREAMS)] if streams else ()
+        for stream in some:
+            stop = min(stream.start - (-PROFILE_ROWS // len(some)), stream.stop)
+            piece = Piece(stream.id, stream.start, stop, open=source.interleaves)
+            for _, batch, codes, _ in read_split(source, [piece], self._wanted(splitter), splitter):
+                found.add(batch, codes, np.zeros(batch.num_rows, np.uint64))
+                self.bytes_read += batch.nbytes
+        return found
+
+    def _wanted(self, splitter: Splitter | None) -> list[str]:
+        wanted = list(self.source_columns)
+        if splitter is not None and splitter.hash_column not in wanted:
+            wanted.append(splitter.hash_column)
+        return wanted
+
+    def _profile(
+        self, fitted: PreprocessingSpec, looked_at: RowsToLookAt, train_rows: int
+    ) -> Profile:
         columns = {feature.name: feature for feature in self.columns.features}
         empty = {name: np.empty(0) for name in fitted.feature_names}
         return profile_of(
             fitted,
-            fitter.looked_at("train") or empty,
-            fitter.looked_at("eval"),
+            looked_at.columns("train") or empty,
+            looked_at.columns("eval"),
             source=str(self._spec.source),
             key=self.key,  # clients know the dataset's, and its rows
             rows={"train": train_rows},
@@ -162,7 +244,9 @@ def _salt(stream: str) -> np.uint64:
     return np.uint64(int.from_bytes(hashlib.blake2b(stream.encode(), digest_size=8).digest()))
 
 
-def _request_key(spec: DatasetSpec, columns: PreparedColumns, snapshot: str, principal: str) -> str:
+def _request_key(
+    spec: DatasetSpec, columns: PreparedColumns, snapshot: str, principal: str, place: str
+) -> str:
     buckets = spec.split_buckets()
     decides = {
         "source": str(spec.source),
@@ -173,7 +257,7 @@ def _request_key(spec: DatasetSpec, columns: PreparedColumns, snapshot: str, pri
         "hash_column": columns.hash_column,
         "train": (buckets.buckets, buckets.train_end),
         "options": options_to_json(spec.fit),
-        "fit_on": spec.fit_on,
+        "fit_on": place,
         "fit_rows": spec.fit_rows,
         "version": FIT_VERSION,
     }

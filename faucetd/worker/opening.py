@@ -19,6 +19,8 @@ from faucet_client.preprocessing.spec import PreprocessingSpec
 from faucet_client.spec import SPLITS, BigQuerySource, DatasetSpec, Split
 from faucetd.errors import SourceEmpty
 from faucetd.fetch.bigquery import sql
+from faucetd.fetch.duckdb import DuckDBTable
+from faucetd.fetch.duckdb_aggregates import DuckDBAggregates
 from faucetd.fetch.opening import open_files
 from faucetd.fetch.pieces import PlannedChunk
 from faucetd.fetch.plan import choose_chunk_rows, count, cut
@@ -27,7 +29,7 @@ from faucetd.fetch.split import Splitter
 from faucetd.prepare.columns import PreparedColumns, resolve
 from faucetd.publish.arrow_file import FixedColumn
 from faucetd.publish.segment import estimate_nbytes
-from faucetd.worker.fitting import Fitting
+from faucetd.worker.fitting import WAREHOUSE, Fitting
 from faucetd.worker.messages import (
     LoadChunk,
     Open,
@@ -139,13 +141,23 @@ def _open_files(task: Open, spec: DatasetSpec, tell: Tell) -> Opened:
         if total_rows == 0:
             raise SourceEmpty(f"{spec.source} has no rows")
         fitting = Fitting(task, spec, columns)
-        if fitting.needed:
-            buckets = spec.split_buckets()
+        buckets = spec.split_buckets()
+        train_rows = round(total_rows * buckets.train_end / buckets.buckets)
+        asked = fitting.needed and spec.fit_on == WAREHOUSE
+        if asked and isinstance(source, DuckDBTable) and fitting.by_query:
+            queries = fitting.fit_by_query(
+                DuckDBAggregates(source, splitter),
+                source.snapshot,
+                lambda _: tell(Progress(f"{FITTING_STAGE} by queries", 0, 0)),
+                lambda: (source, splitter, train_rows),
+            )
+            fitting.rows_read = queries * total_rows
+        elif fitting.needed:
             fitting.fit(
                 source,
                 splitter,
                 source.snapshot,
-                round(total_rows * buckets.train_end / buckets.buckets),
+                train_rows,
                 progress_of(tell, FITTING_STAGE, total_rows),
             )
         columns = fitting.columns

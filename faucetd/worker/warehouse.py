@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 from faucet_client.spec import BigQuerySource, DatasetSpec, Split
+from faucetd.fetch.bigquery.aggregates import Aggregates
 from faucetd.fetch.bigquery.connection import Connection
 from faucetd.fetch.bigquery.opening import Look, Needs, Reading, begin
 from faucetd.fetch.bigquery.table import BigQueryTable, read_ticket
@@ -12,7 +14,8 @@ from faucetd.fetch.pieces import PlannedChunk
 from faucetd.fetch.plan import choose_chunk_rows, open_lanes
 from faucetd.fetch.split import Splitter
 from faucetd.prepare.columns import PreparedColumns, resolve
-from faucetd.worker.fitting import Fitting
+from faucetd.worker.by_query import Scans
+from faucetd.worker.fitting import WAREHOUSE, Fitting, TrainRows
 from faucetd.worker.messages import LoadChunk, Open, Opened, Progress, SplitTotal, WarehouseFacts
 from faucetd.worker.opening import (
     FITTING_STAGE,
@@ -55,6 +58,17 @@ def open_bigquery(task: Open, spec: DatasetSpec, source: BigQuerySource, tell: T
             progress = progress_of(tell, FITTING_STAGE, train_rows)
             return fitting.fit(table, splitter, snapshot, train_rows, progress)
 
+        def fit_by_query(
+            aggregates: Aggregates, snapshot: str, rows: Callable[[], TrainRows]
+        ) -> None:
+            def check_cost(scans: Scans) -> None:
+                nbytes = aggregates.check_cost(scans)
+                stage = f"{FITTING_STAGE} by queries, billed for up to {nbytes:,} bytes"
+                tell(Progress(stage, 0, 0))
+
+            fitting.fit_by_query(aggregates, snapshot, check_cost, rows)
+
+        asks_queries = spec.fit_on in ("auto", WAREHOUSE)
         tell(Progress("counting rows", 0, 0))
         reading = begin(
             look,
@@ -70,6 +84,8 @@ def open_bigquery(task: Open, spec: DatasetSpec, source: BigQuerySource, tell: T
                 streams=STREAMS_A_WORKER * task.workers,
                 fit_columns=fitting.source_columns,
                 fit=fit if fitting.needed else None,
+                fit_by_query=fit_by_query if asks_queries and fitting.by_query else None,
+                must_query=spec.fit_on == WAREHOUSE,
             ),
         )
         columns = fitting.columns

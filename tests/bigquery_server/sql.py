@@ -24,15 +24,15 @@ from tests.bigquery_server.errors import invalid_query
 
 # fmt: off
 _KNOWN: frozenset[type[exp.Expr]] = frozenset({
-    exp.Abs, exp.Add, exp.Alias, exp.And, exp.AnyValue, exp.ApproxDistinct, exp.Array,
-    exp.ArrayAgg, exp.ArraySize, exp.Avg, exp.Between, exp.Boolean, exp.Bracket, exp.ByteLength,
-    exp.ByteString, exp.CTE, exp.Case, exp.Cast, exp.Ceil, exp.Coalesce, exp.Column, exp.Concat,
-    exp.Count, exp.CountIf, exp.CurrentDate, exp.CurrentTimestamp, exp.DPipe, exp.DataType,
-    exp.Date, exp.DateAdd, exp.DateSub, exp.DateTrunc, exp.DenseRank, exp.Distinct, exp.Div,
-    exp.Dot, exp.EQ, exp.Except, exp.Exists, exp.Exp, exp.Extract, exp.FarmFingerprint, exp.From,
-    exp.GT, exp.GTE, exp.GenerateSeries, exp.Greatest, exp.Group, exp.Having, exp.Identifier,
-    exp.If, exp.In, exp.IntDiv, exp.Intersect, exp.Interval, exp.Is, exp.JSONFormat, exp.Join,
-    exp.LT, exp.LTE, exp.Least, exp.Length, exp.Like, exp.Limit, exp.Literal, exp.Ln,
+    exp.Abs, exp.Add, exp.Alias, exp.And, exp.AnyValue, exp.ApproxDistinct, exp.Array, exp.ArrayAgg,
+    exp.ArraySize, exp.Avg, exp.Between, exp.Boolean, exp.Bracket, exp.ByteLength, exp.ByteString,
+    exp.CTE, exp.Case, exp.Cast, exp.Ceil, exp.Coalesce, exp.Column, exp.Concat, exp.Count,
+    exp.CountIf, exp.CurrentDate, exp.CurrentTimestamp, exp.DPipe, exp.DataType, exp.Date,
+    exp.DateAdd, exp.DateSub, exp.DateTrunc, exp.DenseRank, exp.Distinct, exp.Div, exp.Dot, exp.EQ,
+    exp.Except, exp.Exists, exp.Exp, exp.Extract, exp.FarmFingerprint, exp.Floor, exp.From, exp.GT,
+    exp.GTE, exp.GenerateSeries, exp.Greatest, exp.Group, exp.Having, exp.Identifier, exp.If,
+    exp.In, exp.IntDiv, exp.Intersect, exp.Interval, exp.Is, exp.IsInf, exp.IsNan, exp.JSONFormat,
+    exp.Join, exp.LT, exp.LTE, exp.Least, exp.Length, exp.Like, exp.Limit, exp.Literal, exp.Ln,
     exp.LogicalAnd, exp.LogicalOr, exp.Lower, exp.Max, exp.Min, exp.Mod, exp.Mul, exp.NEQ, exp.Neg,
     exp.Not, exp.Null, exp.Nullif, exp.Offset, exp.Or, exp.Order, exp.Ordered, exp.Parameter,
     exp.Paren, exp.Placeholder, exp.Pow, exp.PropertyEQ, exp.Qualify, exp.Rand, exp.Rank,
@@ -43,6 +43,17 @@ _KNOWN: frozenset[type[exp.Expr]] = frozenset({
     exp.Var, exp.Version, exp.Where, exp.Window, exp.WindowSpec, exp.With,
 })
 # fmt: on
+_RESERVED_WORDS = """
+    ALL AND ANY ARRAY AS ASC ASSERT_ROWS_MODIFIED AT BETWEEN BY CASE CAST COLLATE CONTAINS CREATE
+    CROSS CUBE CURRENT DEFAULT DEFINE DESC DISTINCT ELSE END ENUM ESCAPE EXCEPT EXCLUDE EXISTS
+    EXTRACT FALSE FETCH FOLLOWING FOR FROM FULL GROUP GROUPING GROUPS HASH HAVING IF IGNORE IN INNER
+    INTERSECT INTERVAL INTO IS JOIN LATERAL LEFT LIKE LIMIT LOOKUP MERGE NATURAL NEW NO NOT NULL
+    NULLS OF ON OR ORDER OUTER OVER PARTITION PRECEDING PROTO QUALIFY RANGE RECURSIVE RESPECT RIGHT
+    ROLLUP ROWS SELECT SET SOME STRUCT TABLESAMPLE THEN TO TREAT TRUE UNBOUNDED UNION UNNEST USING
+    WHEN WHERE WINDOW WITH WITHIN
+"""
+# https://cloud.google.com/bigquery/docs/reference/standard-sql/lexical#reserved_keywords
+_RESERVED = frozenset(_RESERVED_WORDS.split())
 _CAST_TYPES = frozenset(
     ("INT64", "FLOAT64", "STRING", "BYTES", "BOOL", "DATE", "DATETIME", "TIMESTAMP", "NUMERIC")
 )
@@ -342,9 +353,23 @@ def check(tree: exp.Expr, sql: str) -> None:
         if type(node) not in _KNOWN:
             what = node.sql_name() if isinstance(node, exp.Func) else type(node).__name__
             raise invalid_query(f"Not supported by the local server: {what}{position(sql, what)}")
+        if _is_reserved(node):
+            where = position(sql, node.name)
+            raise invalid_query(f"Syntax error: Unexpected keyword {node.name.upper()}{where}")
         reason = _doubt(node)
         if reason is not None:
             raise invalid_query(f"Not supported by the local server: {reason}")
+
+
+def _is_reserved(node: exp.Expr) -> bool:
+    """Whether it is a name that must stand in backquotes, and does not; after a dot it need not."""
+    if not isinstance(node, exp.Identifier) or node.args.get("quoted"):
+        return False
+    parent = node.parent
+    begins = isinstance(parent, exp.Alias | exp.TableAlias | exp.PropertyEQ) or (
+        isinstance(parent, exp.Column) and not parent.table
+    )
+    return begins and node.name.upper() in _RESERVED
 
 
 def _doubt(node: exp.Expr) -> str | None:  # noqa: C901  # a list of cases

@@ -335,6 +335,7 @@ def test_a_dataset_of_ids_alone_has_an_empty_matrix(
 REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"preprocessing": "automatic"}, SpecError, '"auto", "none" or a PreprocessingSpec'),
     ({"fit_on": "moon"}, SpecError, "fit_on must be one of"),
+    ({"fit_on": "warehouse"}, SpecError, 'Parquet files have none: use fit_on="sample" or'),
     ({"fit": {"sample_rows": 1}}, SpecError, "fit must be FitOptions"),
     ({"fit_rows": 0}, SpecError, "fit_rows"),
     (
@@ -427,7 +428,8 @@ def test_a_table_of_bigquery_is_fitted_once_to_its_train_rows(
     name = f"{bigquery.dataset}.typed"
     bigquery.server.load(name, table)
     daemon = bigquery.start_daemon(workers=2)
-    wanted = replace(spec_of(path), source=BigQuerySource(table=name), fit_rows=10**6)
+    source = BigQuerySource(table=name)
+    wanted = replace(spec_of(path), source=source, fit_on="sample", fit_rows=10**6)
     client = daemon.client()
     dataset = client.open(wanted)
     rows = read(dataset, "train")

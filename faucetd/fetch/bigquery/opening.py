@@ -41,6 +41,7 @@ from faucetd.errors import (
     SpecError,
 )
 from faucetd.fetch.bigquery import jobs, sql
+from faucetd.fetch.bigquery.aggregates import Aggregates, NotByQuery
 from faucetd.fetch.bigquery.columns import flat_columns, kind_of
 from faucetd.fetch.bigquery.connection import Connection
 from faucetd.fetch.bigquery.jobs import JobsForbidden, TableInfo
@@ -51,6 +52,7 @@ from faucetd.fetch.bigquery.session import (
     narrowest,
 )
 from faucetd.fetch.bigquery.settings import BigQuerySettings
+from faucetd.fetch.bigquery.statistics_sql import train_rows as train_rows_of
 from faucetd.fetch.bigquery.table import BigQueryTable, Ticket, flat_schema
 from faucetd.fetch.pieces import UNKNOWN, Piece, PlannedChunk
 from faucetd.fetch.source import Column
@@ -75,6 +77,8 @@ class Needs:
         streams: Streams to read in parallel, if the settings do not say.
         fit_columns: Of `columns`, those that `fit` looks at.
         fit: Is called before `chunk_rows`, if the rows must be looked at first.
+        fit_by_query: Is called instead, if queries shall look at them.
+        must_query: Whether it is an error if only `fit` can, but for who may run no queries.
     """
 
     columns: tuple[str, ...]
@@ -86,6 +90,30 @@ class Needs:
     streams: int
     fit_columns: tuple[str, ...] = ()
     fit: Fit | None = None
+    fit_by_query: FitByQuery | None = None
+    must_query: bool = False
+
+
+class FitByQuery(Protocol):
+    """Does by queries what `Fit` does by reading."""
+
+    def __call__(
+        self,
+        aggregates: Aggregates,
+        snapshot: str,
+        rows: Callable[[], tuple[BigQueryTable, Splitter | None, int]],
+    ) -> None:
+        """Has the rows looked at, if it has to.
+
+        Args:
+            aggregates: The rows of the train split.
+            snapshot: Identifies the rows.
+            rows: Makes the arguments of `Fit`, for who wants to see some rows as well.
+
+        Raises:
+            NotByQuery, JobsForbidden: only reading can do it.
+        """
+        ...
 
 
 class Fit(Protocol):
@@ -526,27 +554,96 @@ class _Beginning:
         table.stop()
         return {"train": int(counted[TRAIN]), "eval": int(counted[EVAL])}
 
+    def _fit_by_query(
+        self,
+        rows: _Rows,
+        fit: FitByQuery,
+        snapshot: str,
+        to_read: Callable[[], tuple[BigQueryTable, Splitter | None, int]],
+    ) -> bool:
+        """Whether queries could do it."""
+        look, needs = self.look, self.needs
+        aggregates = Aggregates(
+            look.connection,
+            look.settings,
+            train_rows_of(
+                sql.rows_of(rows.table, rows.snapshot_ms),
+                rows.where,
+                needs.buckets,
+                sql.BUCKET if rows.has_buckets else needs.hash_column,
+                kind=look.kind(needs.hash_column),
+            ),
+            look.kind,
+            resource=look.resource,
+            location=look.location,
+            left=self._left(),
+        )
+        try:
+            if self.jobs_forbidden is None:
+                fit(aggregates, snapshot, to_read)
+                return True
+            why = "queries are needed to fit it where the rows are"
+        except JobsForbidden as error:
+            self._forbidden(error)
+            why = "queries are needed to fit it where the rows are"
+        except NotByQuery as error:
+            if needs.must_query:
+                raise error.explained from error
+            why = str(error)
+        finally:
+            self.query_bytes += aggregates.bytes_billed
+        self.notes.append(f"the preprocessing is fitted to a sample that is read: {why}")
+        return False
+
+    def _last_change(self, rows: _Rows) -> str:
+        """The moment that identifies the rows of a table: what was fitted to them then still holds.
+
+        The table is looked at once more: what has changed it before the snapshot is then known.
+        """
+        if rows.snapshot_ms is None:
+            return ""
+        look = self.look
+        info = jobs.describe(look.connection, look.settings, str(rows.table))
+        unchanged = info.modified_ms < rows.snapshot_ms and not info.streaming
+        return f"@{info.modified_ms if unchanged else rows.snapshot_ms}"
+
     def _fit(self, rows: _Rows, fit: Fit, train_rows: int) -> None:
+        needs = self.needs
+        snapshot = f"{rows.table}{self._last_change(rows)}"
+        opened: list[BigQueryTable] = []
+
+        def to_read() -> tuple[BigQueryTable, Splitter | None, int]:
+            table, splitter, _ = self._to_look_at(rows)
+            opened.append(table)
+            return table, splitter, train_rows
+
+        try:
+            if needs.fit_by_query is not None and self._fit_by_query(
+                rows, needs.fit_by_query, snapshot, to_read
+            ):
+                return
+            table, splitter, session = self._to_look_at(rows)
+            opened.append(table)
+            self._check_cost(session, "fitting the preprocessing of")
+            if fit(table, splitter, snapshot, train_rows):
+                self.query_bytes += session.estimated_bytes
+                self.count_read_bytes += session.estimated_bytes
+        finally:
+            for table in opened:
+                table.stop()
+
+    def _to_look_at(self, rows: _Rows) -> tuple[BigQueryTable, Splitter | None, ReadSession]:
+        """A session of the features, and what tells the splits; it costs nothing unread."""
         needs = self.needs
         hashed = [] if rows.has_buckets or needs.hash_column is None else [needs.hash_column]
         fields = tuple(dict.fromkeys([*needs.fit_columns, *hashed]))
         wanted = [*fields, sql.BUCKET] if rows.has_buckets else list(fields)
         session = self._session(rows, rows.where, wanted, streams=needs.streams)
-        self._check_cost(session, "fitting the preprocessing of")
         table = self._table(self._ticket(rows, session, fields))
-        splitter = None
         if rows.has_buckets:
             (column,) = (c for c in table.columns() if c.name == sql.BUCKET)
-            splitter = Splitter(column, needs.buckets, holds_buckets=True)
-        elif needs.hash_column is not None:
-            splitter = self._splitter(table)
-        at = "" if rows.snapshot_ms is None else f"@{rows.snapshot_ms}"
-        try:
-            if fit(table, splitter, f"{rows.table}{at}", train_rows):
-                self.query_bytes += session.estimated_bytes
-                self.count_read_bytes += session.estimated_bytes
-        finally:
-            table.stop()
+            return table, Splitter(column, needs.buckets, holds_buckets=True), session
+        return table, None if needs.hash_column is None else self._splitter(table), session
 
     def _splitter(self, table: BigQueryTable) -> Splitter:
         (column,) = (c for c in table.columns() if c.name == self.needs.hash_column)

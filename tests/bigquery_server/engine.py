@@ -45,6 +45,7 @@ _MACROS = """
         ELSE CAST(error('No matching signature for function FARM_FINGERPRINT for argument types: '
                         || typeof(x)) AS BLOB) END);
     bq_string(x) AS CASE
+        WHEN x IS NULL THEN NULL
         WHEN typeof(x) IN ('BIGINT', 'INTEGER', 'HUGEINT', 'VARCHAR', 'DATE', 'BOOLEAN', '"NULL"')
         THEN CAST(x AS VARCHAR)
         WHEN typeof(x) = 'BLOB' THEN decode(CAST(x AS BLOB))

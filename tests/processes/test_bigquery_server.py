@@ -401,11 +401,11 @@ def _bucket(number: int) -> int:
 
 def test_rows_of_queries_come_in_pages_with_their_types(client: bigquery.Client) -> None:
     rows = client.query_and_wait(
-        "SELECT *, FARM_FINGERPRINT(blob) AS hash FROM `p.d.rows` ORDER BY id", page_size=3_000
+        "SELECT *, FARM_FINGERPRINT(blob) AS hashed FROM `p.d.rows` ORDER BY id", page_size=3_000
     )
     made = [dict(row) for row in rows]
     expected = make_rows().to_pylist()
-    assert [row.pop("hash") for row in made[:2]] == [
+    assert [row.pop("hashed") for row in made[:2]] == [
         int(np.uint64(farmhash.fingerprint64(text)).astype(np.int64)) for text in (b"0", b"1")
     ]
     assert made[:2] == expected[:2]
@@ -560,6 +560,6 @@ def test_equal_rows_are_numbered(client: bigquery.Client) -> None:
 
 
 def test_counts_over_no_rows_are_zero(client: bigquery.Client) -> None:
-    asked = "SELECT COUNTIF(id > 1) AS some, COUNT(*) AS every FROM d.rows WHERE id < 0"
+    asked = "SELECT COUNTIF(id > 1) AS several, COUNT(*) AS every FROM d.rows WHERE id < 0"
     (row,) = client.query(asked).result()
-    assert dict(row.items()) == {"some": 0, "every": 0}
+    assert dict(row.items()) == {"several": 0, "every": 0}

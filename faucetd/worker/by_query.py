@@ -6,7 +6,7 @@ What agrees with the fit of all rows (`fit_on="stream"`), on the same rows:
 - exactly: how many rows, nulls, infinite, rounded and long values there are, ranges, and the values
   and counts of categories and of columns of few different values, so also the types that follow of
   them, and the quantiles, the mode and the Box-Cox transform of a column of few values in few rows;
-- within 1e-9, relative to the standard deviation: the mean and the standard deviation of a column;
+- within 1e-9, relative to itself or the standard deviation: the mean; relative to itself: that;
   within 1e-9 relative: K². (The sums are good to about 1e-15: `fetch.statistics_sql`.)
 - as well as one sample with another: quantiles, the mode and the Box-Cox transform of columns of
   many values, which both take from `FitOptions.sample_rows` rows chosen by a hash, here another

@@ -143,7 +143,8 @@ class OpenDataset:
     def renew(self, opened: Opened, opened_at: float) -> None:
         """The dataset was opened once more, with the same chunks: they can be read again."""
         assert (opened.key, opened.chunks) == (self.key, self.opened.chunks), "keys tell plans"
-        self.opened = opened
+        # A spec that was saved and is given back leads to the same key, and says of no fit.
+        self.opened = replace(opened, fit_key=opened.fit_key or self.opened.fit_key)
         self.opened_at = opened_at
         self.used_at = time.monotonic()
         self.broken = ""

@@ -483,6 +483,16 @@ def test_the_profile_is_made_with_the_fit_and_found_by_whoever_joins(
     assert daemon.client().open(spec_of(path)).profile() == profile
 
 
+def test_the_profile_stays_when_the_dataset_is_opened_again_with_its_spec(
+    daemon: WatchedDaemon, path: Path
+) -> None:
+    dataset = daemon.client().open(spec_of(path))
+    saved = PreprocessingSpec.from_json(dataset.preprocessing.to_json())
+    again = daemon.client().open(spec_of(path, preprocessing=saved))
+    assert again.info.key == dataset.info.key
+    assert again.profile() == dataset.profile()
+
+
 def test_without_a_fit_there_is_no_profile_and_that_is_said(
     daemon: WatchedDaemon, path: Path, table: pa.Table
 ) -> None:

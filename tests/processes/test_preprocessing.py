@@ -103,8 +103,9 @@ def spec_of(path: Path, **changes: Any) -> DatasetSpec:
         "eval_percent": 20,
         "preprocessing": "auto",
         "chunk_rows": 1_500,
-        "fit": FitOptions(feature_overrides={"code": "CATEGORICAL"}),
     }
+    if changes.get("preprocessing", "auto") == "auto":
+        fields["fit"] = FitOptions(feature_overrides={"code": "CATEGORICAL"})
     return DatasetSpec(ParquetSource(str(path)), **fields | changes)
 
 
@@ -484,7 +485,7 @@ def test_the_profile_is_made_with_the_fit_and_found_by_whoever_joins(
 
 
 def test_the_profile_stays_when_the_dataset_is_opened_again_with_its_spec(
-    daemon: WatchedDaemon, path: Path
+    daemon: WatchedDaemon, path: Path, table: pa.Table
 ) -> None:
     dataset = daemon.client().open(spec_of(path))
     saved = PreprocessingSpec.from_json(dataset.preprocessing.to_json())

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 from faucet_client.errors import ColumnError, SpecError
 from faucet_client.preprocessing import document, faucetml
 from faucet_client.preprocessing.policy import NO_POLICY, Policy
+from faucet_client.preprocessing.showing import feature_shown, short, spec_shown
 from faucet_client.preprocessing.summary import Summary
 from faucet_client.preprocessing.transforms import (
     TRANSFORMS,
@@ -90,6 +91,9 @@ class Feature:
         except SpecError as error:
             raise SpecError(f'feature "{self.name}": {error}') from None
 
+    def __repr__(self) -> str:
+        return feature_shown(self)
+
     @property
     def output_names(self) -> tuple[str, ...]:
         """The names of its columns in the dense output.
@@ -129,7 +133,7 @@ class Difference:
     after: Any
 
     def __str__(self) -> str:
-        return f"{self.feature}: {self.field} {_short(self.before)} -> {_short(self.after)}"
+        return f"{self.feature}: {self.field} {short(self.before)} -> {short(self.after)}"
 
 
 @dataclass(frozen=True)
@@ -154,6 +158,9 @@ class PreprocessingSpec:
             "features",
             tuple(sorted(features, key=lambda f: (_ORDER[f.transform.type], f.name))),
         )
+
+    def __repr__(self) -> str:
+        return spec_shown(self)
 
     # What it says -------------------------------------------------------------------------------
 
@@ -471,11 +478,6 @@ def _differences(
         if old != new:
             found.append(Difference(name, prefix + each.name, old, new))
     return found
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def _listing(names: Iterable[str], shown: int = 30) -> str:

@@ -358,7 +358,7 @@ def test_parts_that_hold_other_things_cannot_be_merged() -> None:
         (TIMES, {"override": "CONTINUOUS"}, "cannot be CONTINUOUS.*holds timestamps"),
         (TIMES, {"override": "HASHED"}, "cannot be HASHED.*holds timestamps"),
         (TIMES, {"override": Hashed(3)}, "cannot be HASHED.*holds timestamps"),
-        (NUMBERS, {"override": "CATEGORICAL"}, "numbers that are not whole.*cast it to text"),
+        (NUMBERS, {"override": "CATEGORICAL"}, "numbers that are not whole.*round it or cast it"),
         (NUMBERS, {"override": "HASHED"}, "numbers that are not whole"),
         (NUMBERS, {"override": "TIMESTAMP"}, "numbers that are not whole"),
         (NUMBERS - 99, {"override": "LOG1P"}, "cannot be LOG1P.*values below 0, down to -100"),

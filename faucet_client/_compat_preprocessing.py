@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from faucet_client._frames import Column, columns_of
 from faucet_client.channel import DatasetInfo
 from faucet_client.dataset import Dataset, FaucetClient
-from faucet_client.errors import ColumnError, SourceEmpty, SpecError
+from faucet_client.errors import ColumnError, SourceEmpty
 from faucet_client.preprocessing import (
     FitOptions,
     PreprocessingSpec,
@@ -109,13 +109,9 @@ def options_of(
     Raises:
         SpecError: naming the option.
     """
-    if feature_overrides is not None and not isinstance(feature_overrides, Mapping):
-        raise SpecError(
-            f"feature_overrides must be a dict of types by feature, not {feature_overrides!r:.80}"
-        )
     return FitOptions(
         exclude_features=() if exclude_features is None else exclude_features,
-        feature_overrides=feature_overrides or {},
+        feature_overrides={} if feature_overrides is None else feature_overrides,
         **others,
     )
 

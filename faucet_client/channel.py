@@ -16,7 +16,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
 # Without this, gRPC leaves a forked child with threads that are not there and descriptors that are
@@ -114,7 +114,7 @@ class DatasetInfo:
     principal: str = ""
     query_bytes_billed: int = 0
     read_bytes_estimated: int = 0
-    preprocessing: PreprocessingSpec | None = None
+    preprocessing: PreprocessingSpec | None = field(default=None, repr=False)
 
     @property
     def outputs(self) -> tuple[str, ...]:

@@ -239,16 +239,23 @@ class NoSuchName(KeyError):
 
     def __str__(self) -> str:
         where, name, names = self.args
+        elsewhere = _ELSEWHERE.get(where, "")
         if not names:
-            return (
-                f"{where} has no {name!r}: it is empty, since the DatasetSpec names nothing for it"
-            )
+            why = elsewhere or "since the DatasetSpec names nothing for it"
+            return f"{where} has no {name!r}: it is empty, {why}"
         near = difflib.get_close_matches(str(name), names, n=1)
         listed = ", ".join(repr(one) for one in names[:_LISTED])
         more = f", and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
-        meant = f"did you mean {near[0]!r}? " if near else ""
-        return f"{where} has no {name!r}; {meant}There are {listed}{more}"
+        meant = f" Did you mean {near[0]!r}?" if near else ""
+        hint = f"; {elsewhere}" if elsewhere else ""
+        return f"{where} has no {name!r}.{meant} There are {listed}{more}{hint}"
 
+
+_ELSEWHERE = {
+    "batch.ids": "and features that are numbers are columns of batch.features",
+    "batch.valid": "and for a feature FitPolicy(missing_flag=True) makes a column that tells",
+}
+"""What may have been looked for in the wrong mapping, and where that is."""
 
 _LISTED = 50
 """Names that an error lists at most."""

@@ -151,10 +151,12 @@ class DatasetSpec:
 
     Args:
         source: Where the rows are.
-        features: Numeric and boolean columns that become one float32 matrix, in this order: a
-            list of column names, or the name of a STRUCT column whose leaves all serve. A leaf of
-            a STRUCT is written `struct.leaf`. May be empty where labels or passthrough are not.
-        labels: The same, for the labels; each becomes its own float32 `[n, 1]` tensor.
+        features: Columns of numbers, booleans, text or times, of which `preprocessing` makes one
+            float32 matrix, and ids: a list of column names, or the name of a STRUCT column whose
+            leaves all serve. A leaf of a STRUCT is written `struct.leaf`. May be empty where
+            labels or passthrough are not.
+        labels: Columns of numbers or booleans, named in the same way; each becomes its own
+            float32 `[n, 1]` tensor.
         hash_column: The column whose FarmHash decides the split and the sample; null hashes as the
             empty text. Without one, neither is possible. Integers, NUMERIC, BOOL, text, bytes and
             dates are dealt while the rows are read. Of BigQuery's FLOAT64, TIMESTAMP, DATETIME and
@@ -171,8 +173,10 @@ class DatasetSpec:
             leaves of a STRUCT, or of "*", in `passthrough`.
         preprocessing: What becomes of the features. "auto": a `PreprocessingSpec` is fitted to the
             train split when the dataset is opened; a saved spec: what it says, and its features
-            must be among `features`; "none": they are cast to float32 and nothing else.
-        fit: How "auto" fits: types to use whatever the rules say, limits, policies.
+            must be among `features`; "none": all are numbers or booleans, and are cast to float32,
+            in the order of `features`, and nothing else.
+        fit: How "auto" fits: types to use whatever the rules say, limits, policies. Refused, as
+            are `fit_on` and `fit_rows`, where nothing is fitted.
         fit_on: How "auto" looks at the train split. "sample": it reads about `fit_rows` rows,
             chosen by a hash; "stream": it reads all; "warehouse": the source's engine looks at
             all, by queries (BigQuery, which bills each feature for up to three times its bytes;
@@ -269,6 +273,7 @@ class DatasetSpec:
                 'none: use fit_on="sample" or "stream", or import them into a DuckDB database'
             )
         whole_number("fit_rows", self.fit_rows, 1, 2**40)
+        self._check_fits()
         self.split_buckets()
 
     def split_buckets(self) -> SplitBuckets:
@@ -285,6 +290,22 @@ class DatasetSpec:
         found = SplitBuckets(buckets, round(train * buckets), round(sample * buckets))
         self._check_shares(found)
         return found
+
+    def _check_fits(self) -> None:
+        """Refuses what is said of a fit where nothing is fitted: it would be ignored."""
+        if self.preprocessing == "auto":
+            return
+        if self.preprocessing == "none":
+            said, remedy = '"none"', ""
+        else:
+            said, remedy = "a saved spec", ", or change that spec, by its override() and exclude()"
+        defaults = {"fit": FitOptions(), "fit_on": "auto", "fit_rows": FIT_ROWS}
+        for field, default in defaults.items():
+            if getattr(self, field) != default:
+                raise SpecError(
+                    f'{field} says how preprocessing="auto" fits, and preprocessing is {said}: '
+                    f"leave {field} out{remedy}"
+                )
 
     def _check_shares(self, found: SplitBuckets) -> None:
         """Refuses a share that was asked for and rounds to no bucket at all."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from msgspec.structs import astuple
+from msgspec import structs
 
 from faucet_client.spec import SPLITS, BigQuerySource, DatasetSpec, Split
 from faucet_client.status import ColumnCounts, CostStatus, DatasetStatus
@@ -143,7 +143,8 @@ class OpenDataset:
     def renew(self, opened: Opened, opened_at: float) -> None:
         """The dataset was opened once more, with the same chunks: they can be read again."""
         assert (opened.key, opened.chunks) == (self.key, self.opened.chunks), "keys tell plans"
-        self.opened = opened
+        # A spec that was saved and is given back leads to the same key, and says of no fit.
+        self.opened = structs.replace(opened, fit_key=opened.fit_key or self.opened.fit_key)
         self.opened_at = opened_at
         self.used_at = time.monotonic()
         self.broken = ""
@@ -224,7 +225,7 @@ class OpenDataset:
             count_rows_read=self.opened.count_rows_read,
             count_bytes_read=self.opened.count_bytes_read,
             counts=tuple(
-                ColumnCounts(column, *astuple(counts))
+                ColumnCounts(column, *structs.astuple(counts))
                 for column, counts in sorted(self._counts.items())
             ),
             cost=self._cost(passes_now, settings),
@@ -265,4 +266,6 @@ def _info(chunk: PlannedChunk, nbytes: dict[Split, int]) -> events.ChunkInfo:
 def _add(total: Counts | None, more: Counts) -> Counts:
     if total is None:
         return more
-    return Counts(*(a + b for a, b in zip(astuple(total), astuple(more), strict=True)))
+    return Counts(
+        *(a + b for a, b in zip(structs.astuple(total), structs.astuple(more), strict=True))
+    )

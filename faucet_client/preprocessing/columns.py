@@ -144,10 +144,17 @@ def numbers(name: str, column: Any) -> tuple[NDArray[np.float64], NDArray[np.boo
     return values, there, rounded
 
 
-def integers(name: str, column: Any) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def integers(
+    name: str, column: Any, rule: str = "only whole numbers and text can be categories"
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """A column as int64, exactly, and where it has a value.
 
     Whole numbers may come as float64, with NaN for null, up to 2^53.
+
+    Args:
+        name: The column's.
+        column: The column.
+        rule: Why others will not do, for the error.
 
     Raises:
         ColumnError: the column holds something else than whole numbers, or some beyond int64, or
@@ -170,9 +177,8 @@ def integers(name: str, column: Any) -> tuple[NDArray[np.int64], NDArray[np.bool
     used = np.where(there, raw, 0)
     if (used != np.rint(used)).any():
         raise ColumnError(
-            f'column "{name}" has numbers that are not whole, and only whole numbers and text can '
-            "be categories: round it or cast it to text in the source's query, or choose a type "
-            "for numbers in feature_overrides"
+            f'column "{name}" has numbers that are not whole, and {rule}: round it or cast it in '
+            "the source's query, or choose another type in feature_overrides"
         )
     if (np.abs(used) > EXACT_INTEGER).any():
         raise ColumnError(
@@ -192,7 +198,7 @@ def microseconds(name: str, column: Any) -> tuple[NDArray[np.int64], NDArray[np.
     """
     raw = _array(name, column)
     if raw.dtype.kind in "iuf":
-        return integers(name, column)
+        return integers(name, column, "numbers are times in whole microseconds since 1970")
     if raw.dtype.kind != "M":
         raise ColumnError(
             f'column "{name}" is of dtype {raw.dtype}, and no time: cast it to a timestamp in the '

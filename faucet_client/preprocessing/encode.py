@@ -35,6 +35,7 @@ from faucet_client.preprocessing.columns import (
 )
 from faucet_client.preprocessing.hashing import hashes_of_integers, hashes_of_texts
 from faucet_client.preprocessing.lists import lists_of
+from faucet_client.preprocessing.objects import of_objects
 from faucet_client.preprocessing.spec import Feature, PreprocessingSpec
 from faucet_client.preprocessing.transforms import (
     FIRST_ID,
@@ -134,7 +135,8 @@ class Encoder:
         """The rows of these columns.
 
         Args:
-            columns: By name, at least those of `spec.feature_names`, as in `columns.py`.
+            columns: By name, at least those of `spec.feature_names`, as in `columns.py`, or lists
+                in which None is null, as in `objects.py`.
 
         Raises:
             ColumnError: a column is missing, is not of what its feature needs, or they have
@@ -188,6 +190,7 @@ class Encoder:
     def _column(
         self, feature: Feature, column: Any
     ) -> tuple[Ids | NDArray[np.float64], NDArray[np.bool_]]:
+        column = of_objects(column)
         lookup = self._lookups.get(feature.name)
         if lookup is not None:
             ids = lookup.ids(column)
@@ -287,7 +290,7 @@ class _Lookup:
         values, there = integers(self._name, column)
         if isinstance(transform, Hashed):
             ids = (hashes_of_integers(values) % np.uint64(transform.buckets)).astype(np.int64) + 1
-        elif transform.of_text:
+        elif transform.of_text and there.any():
             raise self._mismatch("numbers")
         elif len(self._sorted):
             places = np.minimum(np.searchsorted(self._sorted, values), len(self._sorted) - 1)

@@ -112,6 +112,11 @@ def spec_of(
 ) -> PreprocessingSpec:
     """The spec for columns of which these statistics are known; see `fit`."""
     options = options or FitOptions()
+    if not statistics and options.exclude_features:
+        raise SpecError(
+            "exclude_features takes out all columns, and a preprocessing spec needs at least one "
+            f"feature: leave in one of {', '.join(options.exclude_features[:30])}"
+        )
     return PreprocessingSpec([_feature(n, each, options) for n, each in statistics.items()])
 
 

@@ -217,9 +217,11 @@ class _Column:
         return makers[kind](), f"feature_overrides says {kind}"
 
     def _without_values(self) -> tuple[Transform, str]:
+        asked = self._options.type_of(self._name)
+        unmet = "" if asked in (None, Binary.type) else f", and it cannot be fitted as {asked}"
         self._notes.append(
-            f"none of the {self._known.rows:,} rows has a finite value, so that its output is 0: "
-            "put it into exclude_features"
+            f"none of the {self._known.rows:,} rows has a finite value, so that its output is 0"
+            f"{unmet}: put it into exclude_features"
         )
         return Binary(), "no values"
 

@@ -114,6 +114,12 @@ class Preprocessor(nn.Module):
         ]
 
     def _check(self, values: Tensor, presence: Tensor) -> None:
+        for name, given in (("values", values), ("presence", presence)):
+            if not isinstance(given, Tensor):
+                raise SpecError(
+                    f"{name} must be a tensor, not {type(given).__name__}; of an array, "
+                    "torch.from_numpy(array)"
+                )
         shape = f"[n, {len(self.input_names)}], a column for each of input_names"
         if values.dtype not in (torch.float32, torch.float64):
             raise SpecError(f"values must be float32 or float64, not {values.dtype}")

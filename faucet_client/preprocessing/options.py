@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from faucet_client.errors import SpecError
 from faucet_client.preprocessing.checks import MAX_VALUES
@@ -95,8 +96,10 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "exclude_features", _names(self.exclude_features))
-        object.__setattr__(self, "feature_overrides", dict(self.feature_overrides or {}))
-        object.__setattr__(self, "policies", dict(self.policies or {}))
+        object.__setattr__(
+            self, "feature_overrides", _by_column("feature_overrides", self.feature_overrides)
+        )
+        object.__setattr__(self, "policies", _by_column("policies", self.policies))
         for name, low, high in (
             ("max_unique_enum_values", 0, MAX_VALUES),
             ("quantile_size", 1, MAX_VALUES - 1),
@@ -112,16 +115,18 @@ class FitOptions:
                 raise SpecError(
                     f"{name} must be a whole number from {low} to {high:,}, not {value!r}"
                 )
-        if not self.quantile_k2_threshold >= 0:
-            raise SpecError(
-                f"quantile_k2_threshold must be 0 or more, not {self.quantile_k2_threshold!r}"
-            )
+        threshold: object = self.quantile_k2_threshold
+        if not (isinstance(threshold, int | float) and threshold >= 0):
+            raise SpecError(f"quantile_k2_threshold must be 0 or more, not {threshold!r}")
         for name, override in self.feature_overrides.items():
-            if not isinstance(override, Transform) and override not in TRANSFORMS:
-                raise SpecError(
-                    f'feature_overrides of "{name}" must be one of {", ".join(TRANSFORMS)}, or a '
-                    f"transform, not {override!r}"
-                )
+            if isinstance(override, Transform) or override in list(TRANSFORMS):
+                continue
+            near = difflib.get_close_matches(str(override).upper(), TRANSFORMS, n=1)
+            meant = f'. Did you mean "{near[0]}"?' if near else ""
+            raise SpecError(
+                f'feature_overrides of "{name}" must be one of {", ".join(TRANSFORMS)}, or a '
+                f"transform, not {override!r:.80}{meant}"
+            )
         for name, policy in self.policies.items():
             if not isinstance(policy, FitPolicy):
                 raise SpecError(f'policies of "{name}" must be a FitPolicy, not {policy!r:.80}')
@@ -136,6 +141,12 @@ class FitOptions:
         """How many different values of a column must be counted."""
         forced = Enumeration.type in self.feature_overrides.values()
         return max(self.max_unique_enum_values, MAX_VALUES if forced else DISTINCT_VALUES)
+
+
+def _by_column(field: str, given: object) -> dict[str, Any]:
+    if given is not None and not isinstance(given, Mapping):
+        raise SpecError(f"{field} must be a dict by column, not {given!r:.80}")
+    return dict(given or {})
 
 
 def _names(names: object) -> tuple[str, ...]:

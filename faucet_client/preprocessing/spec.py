@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 from faucet_client.errors import ColumnError, SpecError
 from faucet_client.preprocessing import document, faucetml
 from faucet_client.preprocessing.policy import NO_POLICY, Policy
+from faucet_client.preprocessing.showing import feature_shown, short, spec_shown
 from faucet_client.preprocessing.summary import Summary
 from faucet_client.preprocessing.transforms import (
     TRANSFORMS,
@@ -111,6 +112,9 @@ class Feature:
         """The names of its columns in the module's input: its own, or `name[0]` and so on."""
         return tuple(self.name + suffix for suffix in inputs_of(self.transform))
 
+    def __repr__(self) -> str:
+        return feature_shown(self)
+
     @property
     def output_names(self) -> tuple[str, ...]:
         """The names of its columns in the dense output.
@@ -151,7 +155,7 @@ class Difference:
     after: Any
 
     def __str__(self) -> str:
-        return f"{self.feature}: {self.field} {_short(self.before)} -> {_short(self.after)}"
+        return f"{self.feature}: {self.field} {short(self.before)} -> {short(self.after)}"
 
 
 @dataclass(frozen=True)
@@ -176,6 +180,9 @@ class PreprocessingSpec:
             "features",
             tuple(sorted(features, key=lambda f: (_ORDER[f.transform.type], f.name))),
         )
+
+    def __repr__(self) -> str:
+        return spec_shown(self)
 
     # What it says -------------------------------------------------------------------------------
 
@@ -504,11 +511,6 @@ def _differences(
         if old != new:
             found.append(Difference(name, prefix + each.name, old, new))
     return found
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def _listing(names: Iterable[str], shown: int = 30) -> str:

@@ -175,7 +175,7 @@ class Profile:
     looked_at: Mapping[str, int] = field(hash=False)
     width: int
     bytes_read: int
-    features: Sequence[FeatureProfile]
+    features: Sequence[FeatureProfile] = field(repr=False)
 
     def __post_init__(self) -> None:
         names = Counter(feature.name for feature in self.features)

@@ -104,14 +104,22 @@ def profile(key: str, output: Path, address: Address) -> None:
 
     with _connect(address) as session:
         if not key:
-            keys = [dataset.key for dataset in session.status().datasets]
-            if len(keys) != 1:
-                which = f"name one: {', '.join(keys)}" if keys else "a training script opens one"
-                raise DatasetNotFound(f"{len(keys)} datasets are open; {which}")
-            (key,) = keys
+            datasets = session.status().datasets
+            if len(datasets) != 1:
+                known = ", ".join(f"{each.key[:12]} ({each.source})" for each in datasets)
+                which = f"name one: {known}" if known else "a training script opens one"
+                raise DatasetNotFound(f"{len(datasets)} datasets are open; {which}")
+            key = datasets[0].key
         found = session.profile(key)
-    output.write_text(render(found), encoding="utf-8")
-    click.echo(f"wrote {output}: {len(found.features)} features of {found.source}")
+    try:
+        output.write_text(render(found), encoding="utf-8")
+    except OSError as error:
+        raise click.ClickException(
+            f"the page cannot be written to {output}: {error.strerror}; name another file with "
+            "--output"
+        ) from None
+    noun = "feature" if len(found.features) == 1 else "features"
+    click.echo(f"wrote {output}: {len(found.features):,} {noun} of {found.source}")
 
 
 def _connect(address: Address) -> Session:

@@ -34,7 +34,7 @@ from faucet_client.spec import SPLITS, Split
 from faucetd.errors import SourceChanged
 from faucetd.prepare.columns import ColumnKey, PreparedColumns
 from faucetd.prepare.counts import ColumnCounts, Tally
-from faucetd.prepare.features import FeatureTransform, RawFeatures
+from faucetd.prepare.features import RawFeatures
 from faucetd.prepare.fitted import FittedFeatures
 from faucetd.prepare.permutation import ChunkId, permutation
 from faucetd.prepare.values import fill_float32, fill_passthrough, null_mask, own_text
@@ -75,18 +75,16 @@ class ChunkPreparer:
     For each: `start`, `add` for each batch, `finish`, `fill` for each split; then `counts`.
 
     Args:
-        columns: What the dataset is made of.
-        features: What makes the matrix; the features as they are, by default. A dataset without
-            features has no matrix.
+        columns: What the dataset is made of. Without features it has no matrix.
     """
 
-    def __init__(self, columns: PreparedColumns, features: FeatureTransform | None = None) -> None:
+    def __init__(self, columns: PreparedColumns) -> None:
         self._columns = columns
-        self._features: FeatureTransform | None = features
+        self._features: RawFeatures | None = None
         self._fitted: FittedFeatures | None = None
         if columns.fitted is not None:
             self._fitted = FittedFeatures(columns.features, columns.fitted)
-        elif features is None and columns.features:
+        elif columns.features:
             self._features = RawFeatures(columns.features)
         self._kept = list(columns.kept_columns)
         self._capacity_rows = -1  # nothing is allocated yet, not even for no rows
@@ -287,8 +285,7 @@ class ChunkPreparer:
         }
 
     def _empty_matrix(self, rows: int) -> NDArray[np.float32]:
-        width = self._columns.matrix_width if self._features is None else len(self._features.names)
-        return np.empty((rows, width), np.float32)
+        return np.empty((rows, self._columns.matrix_width), np.float32)
 
     def _changed(self, found: str) -> SourceChanged:
         assert self._expected is not None, "what was not expected cannot be missed"

@@ -1,13 +1,11 @@
-"""The matrix of features: what makes it of a record batch, behind one small interface.
+"""The features as they are, preprocessing="none": one matrix, cast to float32.
 
-Now there is one maker, `RawFeatures`, which casts columns to float32. A fitted preprocessing spec's
-module will be another.
+What a fitted preprocessing spec makes of them is in `fitted.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -22,25 +20,6 @@ _TILE_ROWS = 16_384
 _TILE_NBYTES = 4 << 20
 
 
-class FeatureTransform(Protocol):
-    """Makes the rows of the matrix from rows of the source, one by one: no row looks at another."""
-
-    @property
-    def names(self) -> Sequence[str]:
-        """The matrix's columns, in order."""
-        ...
-
-    def apply(self, batch: pa.RecordBatch, out: NDArray[np.float32], tally: Tally) -> None:
-        """Writes the matrix of `batch` into `out`.
-
-        Args:
-            batch: At least the source columns that the transform needs, by their dotted paths.
-            out: float32 [rows, len(names)], contiguous.
-            tally: Gets what was lost on the way, by source column; the caller counts nulls.
-        """
-        ...
-
-
 class RawFeatures:
     """The features as they are, cast to float32, with NaN for null.
 
@@ -52,19 +31,19 @@ class RawFeatures:
 
     def __init__(self, features: Sequence[SourceColumn]) -> None:
         self._sources = tuple(feature.source for feature in features)
-        self._names = tuple(feature.name for feature in features)
         self._limits = np.array([limit_of(feature.type) for feature in features], np.float32)
         width = len(features)
         self._tile_rows = max(256, min(_TILE_ROWS, _TILE_NBYTES // (4 * width)))
         self._tile = np.empty(self._tile_rows * width, np.float32)
 
-    @property
-    def names(self) -> Sequence[str]:
-        """The features' names, in the order of the spec."""
-        return self._names
-
     def apply(self, batch: pa.RecordBatch, out: NDArray[np.float32], tally: Tally) -> None:
-        """Casts the features of `batch` into `out`: see `FeatureTransform.apply`."""
+        """Casts the features of `batch` into `out`.
+
+        Args:
+            batch: At least the features' source columns, by their dotted paths.
+            out: float32 [rows, features], contiguous.
+            tally: Gets what was lost on the way, by source column; the caller counts nulls.
+        """
         arrays = [batch.column(source) for source in self._sources]
         columns = [numbers(array) for array in arrays]
         nulls = [(row, mask) for row, a in enumerate(arrays) if (mask := null_mask(a)) is not None]

@@ -23,7 +23,8 @@ from faucetd.cli.exits import exit_code
 from tests.cli.conftest import Faucetd
 
 COMMANDS = [
-    *("serve", "demo", "status", "health", "drop", "check-config", "config", "version"),
+    *("serve", "demo", "status", "health", "drop", "profile"),
+    *("check-config", "config", "version"),
     "config show",
 ]
 
@@ -64,7 +65,9 @@ def test_wrong_usage_exits_with_2(faucetd: Faucetd, arguments: list[str]) -> Non
     assert "Usage:" in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["health"], ["status"], ["status", "--json"], ["drop", "a"]])
+@pytest.mark.parametrize(
+    "arguments", [["health"], ["status"], ["status", "--json"], ["drop", "a"], ["profile"]]
+)
 def test_without_a_daemon_one_line_says_how_to_start_one(
     faucetd: Faucetd, tmp_path: Path, arguments: list[str]
 ) -> None:

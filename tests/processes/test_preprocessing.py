@@ -103,8 +103,9 @@ def spec_of(path: Path, **changes: Any) -> DatasetSpec:
         "eval_percent": 20,
         "preprocessing": "auto",
         "chunk_rows": 1_500,
-        "fit": FitOptions(feature_overrides={"code": "CATEGORICAL"}),
     }
+    if changes.get("preprocessing", "auto") == "auto":
+        fields["fit"] = FitOptions(feature_overrides={"code": "CATEGORICAL"})
     return DatasetSpec(ParquetSource(str(path)), **fields | changes)
 
 
@@ -483,6 +484,16 @@ def test_the_profile_is_made_with_the_fit_and_found_by_whoever_joins(
     daemon.stop()
     daemon.restart()
     assert daemon.client().open(spec_of(path)).profile() == profile
+
+
+def test_the_profile_stays_when_the_dataset_is_opened_again_with_its_spec(
+    daemon: WatchedDaemon, path: Path, table: pa.Table
+) -> None:
+    dataset = daemon.client().open(spec_of(path))
+    saved = PreprocessingSpec.from_json(dataset.preprocessing.to_json())
+    again = daemon.client().open(spec_of(path, preprocessing=saved))
+    assert again.info.key == dataset.info.key
+    assert again.profile() == dataset.profile()
 
 
 def test_without_a_fit_there_is_no_profile_and_that_is_said(

@@ -77,8 +77,8 @@ def test_a_name_that_is_not_there_is_told_with_those_that_are(
     with pytest.raises(KeyError) as error:
         mapping[wrong]
     listed = ", ".join(map(repr, names))
-    assert str(error.value) == (
-        f"batch.{where} has no {wrong!r}; did you mean {near!r}? There are {listed}"
+    assert str(error.value).startswith(
+        f"batch.{where} has no {wrong!r}. Did you mean {near!r}? There are {listed}"
     )
     assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)
     assert wrong not in mapping
@@ -91,6 +91,15 @@ def test_an_empty_mapping_says_why_it_is(batches: list[Batch]) -> None:
     with pytest.raises(KeyError) as error:
         batch.labels["clicked"]
     assert str(error.value).startswith("batch.labels has no 'clicked': it is empty")
+
+
+def test_where_a_feature_is_to_be_found_is_told_to_who_looks_for_it_elsewhere(
+    batches: list[Batch],
+) -> None:
+    with pytest.raises(KeyError, match=r"it is empty, and .* are columns of batch.features"):
+        batches[0].ids["age"]
+    with pytest.raises(KeyError, match=r"There are .*'row_id'; and for a feature .*missing_flag"):
+        batches[0].valid["age"]
 
 
 def test_of_many_names_some_are_listed() -> None:

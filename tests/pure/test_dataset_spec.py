@@ -15,6 +15,7 @@ from faucet_client import (
     SpecError,
 )
 from faucet_client.channel import DatasetInfo
+from faucet_client.preprocessing import Binary, Feature, FitOptions, PreprocessingSpec
 from faucet_client.spec import SplitBuckets
 
 
@@ -40,6 +41,32 @@ def test_what_is_of_the_wrong_kind_is_refused_by_its_name(
 ) -> None:
     with pytest.raises(SpecError, match=said):
         spec(**fields)
+
+
+SAVED = PreprocessingSpec([Feature("x", Binary())])
+
+
+@pytest.mark.parametrize(
+    ("preprocessing", "remedy"),
+    [
+        ("none", 'preprocessing is "none": leave {} out$'),
+        (SAVED, "leave {} out, or change that spec"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("fit", FitOptions(feature_overrides={"x": "QUANTILE"})),
+        ("fit_on", "stream"),
+        ("fit_rows", 1_000),
+    ],
+)
+def test_what_is_said_of_a_fit_is_refused_where_nothing_is_fitted(
+    preprocessing: Any, remedy: str, field: str, value: Any
+) -> None:
+    with pytest.raises(SpecError, match=remedy.format(field)):
+        spec(preprocessing=preprocessing, **{field: value})
+    assert getattr(spec(**{field: value}), field) == value
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
+import datetime as dt
 import json
 import math
 import os
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +223,47 @@ def test_a_column_of_other_things_is_refused_by_name(
 ) -> None:
     with pytest.raises(ColumnError, match=message):
         encode(PreprocessingSpec([Feature("x", transform)]), {"x": column})
+
+
+VIENNA = dt.timezone(dt.timedelta(hours=1))
+
+
+@pytest.mark.parametrize(
+    ("transform", "given", "same"),
+    [
+        (Continuous(0, 1), [31.0, None, math.nan], np.array([31.0, math.nan, math.nan])),
+        (Continuous(0, 1), [True, None, 2], np.array([1.0, math.nan, 2.0])),
+        (Continuous(0, 1), [Decimal("1.5"), None], np.array([1.5, math.nan])),
+        (Continuous(0, 1), np.array([None, None], object), np.array([math.nan, math.nan])),
+        (NUMBERS, [2**62 + 1, None], np.ma.array([2**62 + 1, 0], mask=[False, True])),
+        (Hashed(1_000), (8, None), np.ma.array([8, 0], mask=[False, True])),
+        (CITIES, [None], np.array([None], object)),
+        (CITIES, [], np.array([], object)),
+        (
+            Timestamp(("hour",), 0, 1),
+            [dt.datetime(2026, 1, 1, 7, tzinfo=VIENNA), None, dt.date(2026, 1, 2)],
+            np.array(["2026-01-01T06", "NaT", "2026-01-02"], "M8[us]"),
+        ),
+        (Timestamp(("hour",), 0, 1), [None], np.array(["NaT"], "M8[us]")),
+    ],
+)
+def test_rows_may_be_python_objects_with_none_for_null(
+    transform: Any, given: Any, same: Any
+) -> None:
+    spec = PreprocessingSpec([Feature("x", transform)])
+    one, other = encode(spec, {"x": given}), encode(spec, {"x": same})
+    assert one.presence.tolist() == other.presence.tolist()
+    assert one.values[one.presence].tolist() == other.values[other.presence].tolist()
+    assert {k: v.tolist() for k, v in one.ids.items()} == {
+        k: v.tolist() for k, v in other.ids.items()
+    }
+
+
+@pytest.mark.parametrize("mixed", [["a", 1], [1.0, "a"], [dt.date(2026, 1, 1), 1.0]])
+def test_objects_of_several_kinds_are_refused(mixed: list[Any]) -> None:
+    for transform in (Continuous(0, 1), Timestamp(("hour",), 0, 1)):
+        with pytest.raises(ColumnError, match='column "x" holds text, and the spec has'):
+            encode(PreprocessingSpec([Feature("x", transform)]), {"x": mixed})
 
 
 def test_all_columns_must_be_there_and_as_long() -> None:

@@ -358,7 +358,7 @@ def test_parts_that_hold_other_things_cannot_be_merged() -> None:
         (TIMES, {"override": "CONTINUOUS"}, "cannot be CONTINUOUS.*holds timestamps"),
         (TIMES, {"override": "HASHED"}, "cannot be HASHED.*holds timestamps"),
         (TIMES, {"override": Hashed(3)}, "cannot be HASHED.*holds timestamps"),
-        (NUMBERS, {"override": "CATEGORICAL"}, "numbers that are not whole.*cast it to text"),
+        (NUMBERS, {"override": "CATEGORICAL"}, "numbers that are not whole.*round it or cast it"),
         (NUMBERS, {"override": "HASHED"}, "numbers that are not whole"),
         (NUMBERS, {"override": "TIMESTAMP"}, "numbers that are not whole"),
         (NUMBERS - 99, {"override": "LOG1P"}, "cannot be LOG1P.*values below 0, down to -100"),
@@ -375,6 +375,8 @@ def test_parts_that_hold_other_things_cannot_be_merged() -> None:
         (objects(["a", "\ud800"]), {}, "text of no valid Unicode"),
         (objects(["a", 1]), {}, "with '1' of type int"),
         (CITIES[:0], {}, 'column "x" has no rows'),
+        (NUMBERS, {"override": "CATEGORICAL"}, "not whole, and only whole numbers and text can"),
+        (NUMBERS, {"override": "TIMESTAMP"}, "not whole, and numbers are times in whole microsec"),
         (TIMES[:0], {}, 'column "x" has no rows'),
         (CITIES, {"policy": FitPolicy("mean")}, "policies says impute.*use missing_flag"),
         (CITIES, {"policy": FitPolicy(clip=(0, 1))}, "policies says clip.*use missing_flag"),
@@ -397,6 +399,11 @@ def test_what_does_not_fit_is_refused_by_name(
         (lambda: FitPolicy(math.nan), "policy.impute must be a finite number"),
         (lambda: FitPolicy(clip=(2, 1)), "policy.clip must be low, then high"),
         (lambda: FitOptions(policies={"x": Policy()}), 'policies of "x" must be a FitPolicy'),  # type: ignore[dict-item]
+        (lambda: FitOptions(policies=["x"]), "policies must be a dict by column"),  # type: ignore[arg-type]
+        (lambda: FitOptions(feature_overrides=["x"]), "feature_overrides must be a dict"),  # type: ignore[arg-type]
+        (lambda: FitOptions(feature_overrides={"x": "boxcx"}), 'Did you mean "BOXCOX"'),
+        (lambda: FitOptions(feature_overrides={"x": ["ENUM"]}), "must be one of BINARY"),  # type: ignore[dict-item]
+        (lambda: FitOptions(quantile_k2_threshold="9"), "quantile_k2_threshold must be 0 or"),  # type: ignore[arg-type]
         (lambda: FitOptions(min_category_count=0), "min_category_count must be a whole number"),
         (lambda: FitOptions(max_categories=100_001), "max_categories must be a whole number"),
         (lambda: FitOptions(hash_buckets=2**31), "hash_buckets must be a whole number"),
@@ -412,3 +419,10 @@ def test_statistics_of_numbers_cannot_become_categories() -> None:
     found = statistics_of({"x": USERS}, FitOptions())
     with pytest.raises(ColumnError, match="its statistics were taken as those of a column of num"):
         spec_of(found, FitOptions(feature_overrides={"x": "CATEGORICAL"}))
+
+
+@pytest.mark.parametrize("kind", ["QUANTILE", "BOXCOX"])
+def test_a_type_that_is_forced_on_a_column_without_values_is_told_to_be_unmet(kind: str) -> None:
+    (note,) = one(np.full(9, math.nan), kind).notes
+    assert f"cannot be fitted as {kind}" in note
+    assert "cannot be fitted" not in str(one(np.full(9, math.nan)).notes)

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -242,6 +242,11 @@ def test_names_and_widths_are_the_specs() -> None:
             torch.ones(2, 15, dtype=torch.int64),
             torch.ones(2, 15, dtype=torch.bool),
             "values must be float32 or float64, not torch.int64",
+        ),
+        (
+            cast(Tensor, np.ones((2, 15))),
+            torch.ones(2, 15, dtype=torch.bool),
+            r"values must be a tensor, not ndarray; of an array, torch.from_numpy",
         ),
     ],
 )

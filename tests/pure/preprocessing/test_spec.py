@@ -435,3 +435,24 @@ def test_a_spec_needs_neither_torch_nor_the_daemon() -> None:
         "assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_at_a_prompt_a_spec_is_a_table_and_a_feature_a_line() -> None:
+    age = Feature(
+        "age", Continuous(40, 12), "numbers", Summary(9, 0), ("odd",), Policy(missing_flag=True)
+    )
+    city = Feature("city", Categorical(tuple(f"city {n}" for n in range(10_000))), "text")
+    assert repr(PreprocessingSpec([city, age])) == (
+        "PreprocessingSpec of 2 features: a matrix of width 2, and 1 feature as ids\n"
+        "  CONTINUOUS   age   2 floats          numbers (1 note)\n"
+        "  CATEGORICAL  city  ids below 10,002  text"
+    )
+    assert repr(age) == (
+        "Feature('age', Continuous(mean=40.0, stddev=12.0), policy=Policy(impute=None, "
+        "missing_flag=True, clip=None), why='numbers', notes=['odd'])"
+    )
+    assert len(repr(city)) < 300
+    wide = PreprocessingSpec([Feature(f"{n}\n" * 50, Binary()) for n in range(1_000)])
+    assert repr(wide).endswith("and 940 more")
+    assert max(map(len, repr(wide).splitlines())) < 100
+    assert len(repr(wide).splitlines()) == 62

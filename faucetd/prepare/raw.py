@@ -9,18 +9,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from faucet_client.preprocessing import Texts
+from faucetd.errors import ColumnError
 from faucetd.prepare.values import is_text, microseconds_of, null_mask, numbers
 
 
-def raw_column(array: pa.Array[Any]) -> Any:
+def raw_column(name: str, array: pa.Array[Any]) -> Any:
     """A column without a Python object a row: `Texts`, or a NumPy array, masked where it has nulls.
 
     Args:
+        name: The column's, for messages.
         array: Of numbers, decimals, booleans, text, timestamps or dates, [rows].
+
+    Raises:
+        ColumnError: it is text that is no UTF-8.
     """
     kind = array.type
     if is_text(kind):
-        return _texts(array)
+        return _texts(name, array)
     values: Any
     if pa.types.is_boolean(kind):
         values = numbers(array).view(np.bool_)
@@ -34,9 +39,24 @@ def raw_column(array: pa.Array[Any]) -> Any:
     return values if nulls is None else np.ma.masked_array(values, nulls)
 
 
-def _texts(array: pa.Array[Any]) -> Texts:
+def joined(column: pa.ChunkedArray[Any]) -> pa.Array[Any]:
+    """The chunks of a column as one array; of text, one that may have more than 2 GiB."""
+    if pa.types.is_string(column.type):
+        column = column.cast(pa.large_string())
+    return pa.concat_arrays(column.chunks)
+
+
+def _texts(name: str, array: pa.Array[Any]) -> Texts:
     encoded: Any = array
     if not isinstance(array, pa.DictionaryArray):
         encoded = pc.dictionary_encode(array)
     codes = encoded.indices.cast(pa.int64()).fill_null(-1).to_numpy()
-    return Texts(codes, tuple(encoded.dictionary.to_pylist()))
+    try:
+        values = tuple(encoded.dictionary.to_pylist())
+    except UnicodeDecodeError as error:
+        raise ColumnError(
+            f'features: column "{name}" holds {error.object[:40]!r}, which is no UTF-8, as text '
+            "must be: write the table anew with its texts converted, leave the column out "
+            "(exclude_features), or hand it over as it is (passthrough)"
+        ) from None
+    return Texts(codes, values)

@@ -51,7 +51,7 @@ class SpecStore:
                 found = self._read(key)
                 if found is None:
                     found, profile = fit()
-                    profile_path(self._folder, key).write_text(profile.to_json())
+                    profile_path(self._folder, key).write_text(profile.to_json(), encoding="utf-8")
                     found.save(self._path(key))
                     self._remove_old()
                 return found

@@ -336,6 +336,26 @@ def test_a_spec_on_disk_that_cannot_be_read_is_told_of_by_its_path(
     assert daemon.client().open(spec).profile().features
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"x" * (17 << 20), "profile fewer columns at a time"),
+        (b"\xff\x00" * 1_000, "(?s)no profile|not JSON|no JSON"),
+    ],
+)
+def test_a_profile_that_cannot_be_shown_is_told_of(
+    text: bytes, words: str, daemon: WatchedDaemon, tmp_path: Path
+) -> None:
+    dataset = daemon.client().open(
+        spec_of(write(tmp_path / "x.parquet", x=np.arange(1_000) + 0.5), "x")
+    )
+    (path,) = stored(daemon)
+    path.with_name(f"{path.stem}.profile.json").write_bytes(text)
+    with pytest.raises(SpecError, match=words):
+        dataset.profile()
+    assert "Traceback" not in daemon.log
+
+
 def test_two_daemons_that_share_a_scratch_dir_fit_once(
     start_daemon: StartDaemon, slow: DatasetSpec, tmp_path: Path
 ) -> None:

@@ -21,6 +21,11 @@ Invariants:
 - What is being sent is inside from when gRPC is given it until gRPC asks for the next.
 - gRPC's own handlers run between ours: before a fork, handlers that were registered last run
   first, so `install` comes after gRPC was first used.
+- There is no lock here that a child could inherit, or a signal's handler wait for. Who comes in
+  says so, and then looks whether somebody forks; who forks says so, and then looks who is inside.
+- A fork that has shut the gate opens it, whatever happens: Python ignores what a fork's handler
+  raises, such as the KeyboardInterrupt of a Ctrl-C just then, so what shuts and opens is one step
+  of the interpreter each, which nothing can come between.
 """
 
 from __future__ import annotations
@@ -32,6 +37,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 
 _log = logging.getLogger(__name__)
 
@@ -50,22 +56,29 @@ class _Visit:
 
 
 class Gate:
-    """Who is inside gRPC. A thread that is inside must neither enter again nor fork."""
+    """Who is inside gRPC. A thread that is inside should neither enter again nor fork."""
 
     def __init__(self) -> None:
-        self._lock = threading.Condition()
         self._inside: set[_Visit] = set()
-        self._forks = 0
+        self._forks: list[None] = []  # one for each that is under way
+        self._forking: set[int] = set()  # their threads
         self._installed = False
 
     def install(self) -> None:
         """Shuts the gate before each fork from now on. To be called once gRPC has been used."""
-        with self._lock:
-            if self._installed:
-                return
-            self._installed = True
+        if self._installed:
+            return
+        self._installed = True
+        # Before a fork the second of these runs first.
         os.register_at_fork(
-            before=self._shut, after_in_parent=self._open, after_in_child=self._renew
+            before=self._await_stillness,
+            after_in_parent=self._forks.pop,
+            after_in_child=self._forks.clear,
+        )
+        os.register_at_fork(
+            before=partial(self._forks.append, None),
+            after_in_parent=self._forked,
+            after_in_child=self._inside.clear,  # the threads that were inside are not there
         )
 
     def calling(self) -> contextlib.AbstractContextManager[None]:
@@ -79,20 +92,23 @@ class Gate:
     @contextlib.contextmanager
     def _visit(self, *, may_wait: bool) -> Iterator[None]:
         visit = _Visit(may_wait=may_wait)
-        with self._lock:
-            while self._forks:
-                self._lock.wait()
-            self._inside.add(visit)
         try:
+            self._enter(visit)
             yield
         finally:
-            # Alone, without the lock: it is one step of the interpreter, and may be that of a
-            # finalizer, in a thread that has the lock already.
             self._inside.discard(visit)
 
-    def _shut(self) -> None:
-        with self._lock:
-            self._forks += 1
+    def _enter(self, visit: _Visit) -> None:
+        while True:
+            self._inside.add(visit)
+            # Python may run a finalizer in the thread that forks, which must not wait for itself.
+            if not self._forks or visit.thread in self._forking:
+                return
+            self._inside.discard(visit)
+            time.sleep(_POLL_S)
+
+    def _await_stillness(self) -> None:
+        self._forking.add(threading.get_ident())
         deadline = time.monotonic() + PATIENCE_S
         while self._moving():
             if time.monotonic() > deadline:
@@ -108,6 +124,8 @@ class Gate:
         """Whether anybody inside is on their way."""
         frames = sys._current_frames()  # noqa: SLF001  # documented, despite its name
         for visit in self._inside.copy():
+            if visit.may_wait and visit.thread == threading.get_ident():
+                continue  # a signal's handler forks: it would wait for itself
             frame = frames.get(visit.thread)
             if frame is None:
                 continue  # it ended without leaving, as threads do when the interpreter ends
@@ -115,16 +133,8 @@ class Gate:
                 return True
         return False
 
-    def _open(self) -> None:
-        with self._lock:
-            self._forks -= 1
-            self._lock.notify_all()
-
-    def _renew(self) -> None:
-        # Of the threads only the one that forked is there, and it was not inside.
-        self._lock = threading.Condition()
-        self._inside = set()
-        self._forks = 0
+    def _forked(self) -> None:
+        self._forking.discard(threading.get_ident())
 
 
 GRPC = Gate()

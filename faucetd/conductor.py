@@ -16,6 +16,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from faucet_client._memory import is_sealed, page_rounded
@@ -429,7 +430,8 @@ class Conductor:
         fit_key = dataset.opened.fit_key
         path = profile_path(self._access.specs_dir, fit_key)
         try:
-            text = await asyncio.to_thread(path.read_text) if fit_key else ""
+            read = partial(path.read_text, encoding="utf-8", errors="replace")
+            text = await asyncio.to_thread(read) if fit_key else ""
         except FileNotFoundError:
             text = ""
         if not text:

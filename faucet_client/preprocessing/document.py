@@ -206,6 +206,10 @@ def _check_keys(
 def _text(where: str, value: object) -> str:
     if not isinstance(value, str):
         raise SpecError(f"{where} must be a text, not {_shown(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise SpecError(f"{where} must be of valid Unicode, not {_shown(value)}") from None
     return value
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from faucet_client.errors import SpecError
-from faucet_client.preprocessing.checks import MAX_VALUES
+from faucet_client.preprocessing.checks import FLOAT32_MAX, MAX_VALUES, shown
 from faucet_client.preprocessing.policy import Policy
 from faucet_client.preprocessing.statistics import DISTINCT_VALUES
 from faucet_client.preprocessing.transforms import (
@@ -113,11 +113,20 @@ class FitOptions:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise SpecError(
-                    f"{name} must be a whole number from {low} to {high:,}, not {value!r}"
+                    f"{name} must be a whole number from {low} to {high:,}, not {shown(value)}"
                 )
+        for name in ("skip_box_cox", "skip_quantiles", "skip_preprocessing"):
+            if not isinstance(getattr(self, name), bool):
+                raise SpecError(f"{name} must be True or False, not {shown(getattr(self, name))}")
         threshold: object = self.quantile_k2_threshold
-        if not (isinstance(threshold, int | float) and threshold >= 0):
-            raise SpecError(f"quantile_k2_threshold must be 0 or more, not {threshold!r}")
+        if (
+            isinstance(threshold, bool)
+            or not isinstance(threshold, int | float)
+            or not 0 <= threshold <= FLOAT32_MAX
+        ):
+            raise SpecError(
+                f"quantile_k2_threshold must be a number, 0 or more, not {shown(threshold)}"
+            )
         for name, override in self.feature_overrides.items():
             if isinstance(override, Transform) or override in list(TRANSFORMS):
                 continue
@@ -152,4 +161,10 @@ def _by_column(field: str, given: object) -> dict[str, Any]:
 def _names(names: object) -> tuple[str, ...]:
     if isinstance(names, str) or not isinstance(names, Iterable):
         raise SpecError(f"exclude_features must be a list of column names, not {names!r}")
-    return tuple(names)
+    listed = tuple(names)
+    for name in listed:
+        if not isinstance(name, str):
+            raise SpecError(
+                f"exclude_features must be a list of column names, not of {shown(name)}"
+            )
+    return listed

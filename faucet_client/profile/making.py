@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,9 @@ Outputs = Callable[[str], NDArray[np.float32] | None]
 its width]; None where that is not known, or where it has no dense output, such as an id."""
 
 _SHOWN_OUTPUTS = 100
+_MAX_OUTPUTS = 1 << 25
+"""Numbers that a feature's transform may make for a profile: 128 MiB, and a few times that for a
+while."""
 _INSTEAD = {
     "BINARY": "CONTINUOUS",
     "PROBABILITY": "CONTINUOUS",
@@ -114,26 +116,29 @@ def profile_of(
 
 
 def outputs_by_module(spec: PreprocessingSpec, columns: Mapping[str, Any]) -> Outputs:
-    """What the spec's module makes of these columns, all features at once, when first asked for.
+    """What the spec's module makes of these columns, one feature at a time, when it is asked for.
+
+    None of a feature without columns in the dense output, and of one whose outputs would not fit
+    into _MAX_OUTPUTS: they are not worth the memory.
 
     Raises:
         ColumnError: a column is not of what its feature needs; raised when outputs are asked for.
     """
 
-    @cache
-    def whole() -> NDArray[np.float32]:
+    def outputs(name: str) -> NDArray[np.float32] | None:
         import torch
 
-        encoded = encode(spec, {name: columns[name] for name in spec.feature_names})
+        feature = spec.feature(name)
+        width = len(feature.output_names)
+        if not 0 < width <= _MAX_OUTPUTS // max(len(columns[name]), 1):
+            return None
+        alone = PreprocessingSpec([feature])
+        encoded = encode(alone, {name: columns[name]})
         with torch.inference_mode():
-            made: NDArray[np.float32] = spec.preprocessor()(
+            made: NDArray[np.float32] = alone.preprocessor()(
                 torch.from_numpy(encoded.values), torch.from_numpy(encoded.presence)
             ).numpy()
         return made
-
-    def outputs(name: str) -> NDArray[np.float32] | None:
-        places = spec.outputs_of(name)
-        return whole()[:, places.start : places.stop] if len(places) else None
 
     return outputs
 

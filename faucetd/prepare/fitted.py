@@ -153,7 +153,9 @@ class FittedFeatures:
         """Puts what is no plain number into its places."""
         names = encoder.spec.feature_names
         arrays = {name: tile.column(self._sources[name]) for name in names}
-        encoded = encoder.encode({name: raw_column(array) for name, array in arrays.items()})
+        encoded = encoder.encode(
+            {name: raw_column(self._sources[name], array) for name, array in arrays.items()}
+        )
         values[self._encoded_places] = encoded.values.T
         present[self._encoded_places] = encoded.presence.T
         for name, found in encoded.ids.items():

@@ -17,13 +17,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from faucet_client.preprocessing import FitOptions, Lists, Texts, merged, spec_of, statistics_of
 from faucet_client.preprocessing.spec import PreprocessingSpec
+from faucet_client.preprocessing.transforms import LONGEST_VALUE
 from faucet_client.spec import SPLITS, Split
 from faucetd.prepare.columns import SourceColumn
-from faucetd.prepare.raw import raw_column
+from faucetd.prepare.raw import joined, raw_column
+from faucetd.prepare.values import is_text, own_text
 
 TRAIN_CODE = 0
 """The split code of train rows, as in `SPLITS`."""
@@ -85,7 +88,7 @@ class Fitter:
         batch = batch.select([f.source for f in self._features])
         self._block.append((batch, keys))
         self._block_rows += batch.num_rows
-        self._block_nbytes += batch.nbytes
+        self._block_nbytes += batch.nbytes  # long texts fill memory before there are many rows
         self.rows += batch.num_rows
         if self._block_rows >= _BLOCK_ROWS or self._block_nbytes >= _BLOCK_NBYTES:
             self._flush()
@@ -113,7 +116,7 @@ class Fitter:
         table = pa.Table.from_batches([batch for batch, _ in self._block])
         keys = np.concatenate([keys for _, keys in self._block])
         columns = {
-            feature.name: raw_column(pa.concat_arrays(table.column(place).chunks))
+            feature.name: raw_column(feature.source, joined(table.column(place)))
             for place, feature in enumerate(self._features)
         }
         found = statistics_of(columns, self._options, row_keys=keys)
@@ -121,8 +124,25 @@ class Fitter:
         self._block, self._block_rows, self._block_nbytes = [], 0, 0
 
 
+def _shortened(column: pa.Array[Any]) -> pa.Array[Any]:
+    """A column of which long texts are cut: a person is not shown their ends."""
+    if not is_text(column.type):
+        return column
+    text = own_text(column)
+    if not len(text) or pc.max(pc.binary_length(text)).as_py() in range(LONGEST_VALUE + 1):
+        return text
+    values = text.cast(pa.large_binary()).to_pylist()
+    cut = [
+        each if each is None else each[:LONGEST_VALUE].decode(errors="ignore") for each in values
+    ]
+    return pa.array(cut, pa.large_utf8())
+
+
 class RowsToLookAt:
-    """Rows of both splits, chosen by their keys, for a person to be shown what they hold."""
+    """Rows of both splits, chosen by their keys, for a person to be shown what they hold.
+
+    Of a text the first LONGEST_VALUE bytes are kept: the rows must fit into memory.
+    """
 
     def __init__(self, features: Sequence[SourceColumn], share: float) -> None:
         self._features = tuple(features)
@@ -135,8 +155,11 @@ class RowsToLookAt:
         for code in range(len(SPLITS)):
             wanted = chosen & (codes == code)
             if wanted.any():
-                some = batch.select(list(dict.fromkeys(f.source for f in self._features)))
-                self._kept.setdefault(code, []).append(some.filter(pa.array(wanted)))
+                names = list(dict.fromkeys(f.source for f in self._features))
+                some = batch.select(names).filter(pa.array(wanted))
+                short = [_shortened(column) for column in some.columns]
+                kept = pa.RecordBatch.from_arrays(short, names)
+                self._kept.setdefault(code, []).append(kept)
 
     def columns(self, split: Split) -> dict[str, Any] | None:
         """What was kept of a split: by feature, arrays, masked where they have nulls."""
@@ -146,8 +169,8 @@ class RowsToLookAt:
         table = pa.Table.from_batches(kept)
         found = {}
         for feature in self._features:
-            array = pa.concat_arrays(table.column(feature.source).chunks)
-            column = raw_column(array)
+            array = joined(table.column(feature.source))
+            column = raw_column(feature.source, array)
             if isinstance(column, Texts | Lists):
                 column = np.empty(len(array), object)
                 column[:] = array.to_pylist()

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from faucet_client.preprocessing import Lists, Texts
+from faucetd.errors import ColumnError
 from faucetd.prepare.values import (
     element_type,
     fixed_length,
@@ -19,17 +20,21 @@ from faucetd.prepare.values import (
 )
 
 
-def raw_column(array: pa.Array[Any]) -> Any:
+def raw_column(name: str, array: pa.Array[Any]) -> Any:
     """A column without a Python object a row: `Texts`, `Lists`, or an array, masked where null.
 
     Args:
+        name: The column's, for messages.
         array: Of numbers, decimals, booleans, text, timestamps or dates, or of lists, [rows].
+
+    Raises:
+        ColumnError: it is text that is no UTF-8.
     """
     kind = array.type
     if is_text(kind):
-        return _texts(array)
+        return _texts(name, array)
     if element_type(kind) is not None:
-        return _lists(array)
+        return _lists(name, array)
     values: Any
     if pa.types.is_boolean(kind):
         values = numbers(array).view(np.bool_)
@@ -43,15 +48,30 @@ def raw_column(array: pa.Array[Any]) -> Any:
     return values if nulls is None else np.ma.masked_array(values, nulls)
 
 
-def _texts(array: pa.Array[Any]) -> Texts:
+def joined(column: pa.ChunkedArray[Any]) -> pa.Array[Any]:
+    """The chunks of a column as one array; of text, one that may have more than 2 GiB."""
+    if pa.types.is_string(column.type):
+        column = column.cast(pa.large_string())
+    return pa.concat_arrays(column.chunks)
+
+
+def _texts(name: str, array: pa.Array[Any]) -> Texts:
     encoded: Any = array
     if not isinstance(array, pa.DictionaryArray):
         encoded = pc.dictionary_encode(array)
     codes = encoded.indices.cast(pa.int64()).fill_null(-1).to_numpy()
-    return Texts(codes, tuple(encoded.dictionary.to_pylist()))
+    try:
+        values = tuple(encoded.dictionary.to_pylist())
+    except UnicodeDecodeError as error:
+        raise ColumnError(
+            f'features: column "{name}" holds {error.object[:40]!r}, which is no UTF-8, as text '
+            "must be: write the table anew with its texts converted, leave the column out "
+            "(exclude_features), or hand it over as it is (passthrough)"
+        ) from None
+    return Texts(codes, values)
 
 
-def _lists(array: Any) -> Lists:
+def _lists(name: str, array: Any) -> Lists:
     width, nulls = fixed_length(array.type), null_mask(array)
     if width is None:
         lengths = numbers(array.value_lengths().fill_null(0)).astype(np.int64)
@@ -61,5 +81,5 @@ def _lists(array: Any) -> Lists:
         lengths[nulls] = 0
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
     # `flatten`, unlike `values`, leaves out what lies under nulls and outside a slice.
-    elements = raw_column(array.flatten())
+    elements = raw_column(name, array.flatten())
     return Lists(elements, offsets, None if nulls is None else ~nulls, width)

@@ -108,7 +108,9 @@ class QueryFit:
         self._engine = engine
         self._names = [feature.name for feature in features]
         # Of no row: these tell what kind of statistics each column needs, by the one rule for it.
-        none: dict[str, Any] = {f.name: raw_column(pa.array([], f.type)) for f in features}
+        none: dict[str, Any] = {
+            f.name: raw_column(f.source, pa.array([], f.type)) for f in features
+        }
         self._none = cast("dict[str, Statistics]", statistics_of(none, options))
         self._numbers: list[Value] = []
         self._categories: list[Value] = []

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -18,12 +18,12 @@ from faucet_client.preprocessing.options_json import options_to_json
 from faucet_client.preprocessing.spec import PreprocessingSpec
 from faucet_client.profile import Profile, profile_of
 from faucet_client.spec import DatasetSpec
-from faucetd.errors import ColumnError
+from faucetd.errors import ColumnError, SpecError
 from faucetd.fetch.fingerprint import row_fingerprints
 from faucetd.fetch.pieces import Piece
 from faucetd.fetch.source import Source
 from faucetd.fetch.split import Splitter, read_split
-from faucetd.prepare.columns import PreparedColumns
+from faucetd.prepare.columns import PreparedColumns, SourceColumn
 from faucetd.prepare.fitting import Fitter, RowsToLookAt, share_of
 from faucetd.worker.by_query import Engine, QueryFit, Scans
 from faucetd.worker.messages import Open
@@ -31,6 +31,9 @@ from faucetd.worker.specs import SpecStore
 
 FIT_VERSION = 1
 """Part of every request key: raised when the same rows would give another spec."""
+
+MAX_FITTED_NBYTES = 15 << 20
+"""The most JSON of a fitted spec: clients take replies of 16 MiB."""
 
 PROFILE_ROWS = 20_000
 """Rows of the train split that a profile is of, about; of the eval split the same share."""
@@ -121,6 +124,7 @@ class Fitting:
 
         Raises:
             ColumnError: a column cannot be fitted.
+            SpecError: there is no row to fit to, or the spec is too large to be served.
             FaucetError: see `fetch`.
         """
 
@@ -196,7 +200,10 @@ class Fitting:
                 self.rows_read += batch.num_rows
                 self.bytes_read += batch.nbytes
                 on_progress(self.rows_read)
+        if not fitter.rows:
+            raise SpecError(self._nothing_to_fit_to(share, train_rows))
         fitted = fitter.spec()
+        _check_size(fitted)
         return fitted, self._profile(fitted, fitter.looked_at, train_rows)
 
     def _first_rows(self, source: Source, splitter: Splitter | None) -> RowsToLookAt:
@@ -218,6 +225,21 @@ class Fitting:
             wanted.append(splitter.hash_column)
         return wanted
 
+    def _nothing_to_fit_to(self, share: float, train_rows: int) -> str:
+        spec = self._spec
+        what = f"the preprocessing of {_listing(self.columns.features)} cannot be fitted: "
+        if share < 1:
+            return what + (
+                f"fit_rows={spec.fit_rows:,} chose none of about {train_rows:,} train rows; raise "
+                'it, or set fit_on="stream"'
+            )
+        return what + (
+            f"the train split has no rows. With eval_percent={spec.eval_percent:g} and "
+            f"sample_percent={spec.sample_percent:g}, no value of "
+            f"hash_column={spec.hash_column!r} falls into it: choose a column with more distinct "
+            "values, or other percentages, or give a PreprocessingSpec that was fitted before"
+        )
+
     def _profile(
         self, fitted: PreprocessingSpec, looked_at: RowsToLookAt, train_rows: int
     ) -> Profile:
@@ -233,6 +255,23 @@ class Fitting:
             bytes_read=self.bytes_read,
             source_types={name: str(columns[name].type) for name in fitted.feature_names},
         )
+
+
+def _check_size(fitted: PreprocessingSpec) -> None:
+    nbytes = len(fitted.to_json().encode())
+    if nbytes > MAX_FITTED_NBYTES:
+        largest = max(fitted.features, key=lambda feature: len(repr(feature.transform)))
+        raise SpecError(
+            f"the fitted preprocessing has {nbytes:,} bytes of JSON, and at most "
+            f'{MAX_FITTED_NBYTES:,} can be served; column "{largest.name}", a '
+            f"{largest.transform.type}, has most of them: lower max_categories, raise "
+            "min_category_count, or choose HASHED for it in feature_overrides"
+        )
+
+
+def _listing(columns: Sequence[SourceColumn], shown: int = 5) -> str:
+    more = f" and {len(columns) - shown} more columns" if len(columns) > shown else ""
+    return ", ".join(f'"{column.source}"' for column in columns[:shown]) + more
 
 
 def _row_keys(first: int, stop: int, salt: np.uint64) -> NDArray[np.uint64]:

@@ -51,7 +51,7 @@ class SpecStore:
                 found = self._read(key)
                 if found is None:
                     found, profile = fit()
-                    profile_path(self._folder, key).write_text(profile.to_json())
+                    profile_path(self._folder, key).write_text(profile.to_json(), encoding="utf-8")
                     found.save(self._path(key))
                     self._remove_old()
                 return found
@@ -73,9 +73,12 @@ class SpecStore:
         except SpecError as error:
             _log.warning("a stored preprocessing spec is fitted anew: %s", error)
             return None
-        for used in (path, profile_path(self._folder, key)):
-            with contextlib.suppress(FileNotFoundError):  # somebody has removed the profile
-                os.utime(used)
+        profile = profile_path(self._folder, key)
+        if not profile.exists() or not profile.stat().st_size:  # empty after a power failure
+            _log.warning("%s is missing, and made anew with its spec", profile)
+            return None
+        for used in (path, profile):
+            os.utime(used)
         return found
 
     @contextlib.contextmanager

@@ -125,7 +125,7 @@ class FitOptions:
             or not 0 <= threshold <= FLOAT32_MAX
         ):
             raise SpecError(
-                f"quantile_k2_threshold must be a number, 0 or more, not {shown(threshold)}"
+                f"quantile_k2_threshold must be 0 or a number above it, not {shown(threshold)}"
             )
         for name, override in self.feature_overrides.items():
             if isinstance(override, Transform) or override in list(TRANSFORMS):

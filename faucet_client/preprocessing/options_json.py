@@ -54,10 +54,7 @@ def options_from_json(text: str) -> FitOptions:
         if not isinstance(given, dict):
             raise SpecError(f"{name} must be an object")
         plain[name] = {column: read(each) for column, each in given.items()}
-    try:
-        return FitOptions(**plain)
-    except TypeError as error:  # a number is none
-        raise SpecError(f"the fit options have a field of the wrong type: {error}") from None
+    return FitOptions(**plain)
 
 
 def _override(given: object) -> str | Transform:

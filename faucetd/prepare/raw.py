@@ -65,8 +65,8 @@ def _texts(name: str, array: pa.Array[Any]) -> Texts:
     except UnicodeDecodeError as error:
         raise ColumnError(
             f'features: column "{name}" holds {error.object[:40]!r}, which is no UTF-8, as text '
-            "must be: write the table anew with its texts converted, leave the column out "
-            "(exclude_features), or hand it over as it is (passthrough)"
+            "must be: write the table anew with its texts converted, or leave the column out "
+            "(exclude_features)"
         ) from None
     return Texts(codes, values)
 

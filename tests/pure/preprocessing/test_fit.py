@@ -327,7 +327,11 @@ def test_infinite_values_change_nothing_but_their_count() -> None:
         ({"x": NORMAL}, {"feature_overrides": {"x": "WAVELET"}}, "must be one of BINARY"),
         ({"x": NORMAL}, {"quantile_size": 0}, "quantile_size must be a whole number from 1"),
         ({"x": NORMAL}, {"max_unique_enum_values": 2.5}, "max_unique_enum_values must be a whole"),
-        ({"x": NORMAL}, {"quantile_k2_threshold": math.nan}, "quantile_k2_threshold must be 0"),
+        (
+            {"x": NORMAL},
+            {"quantile_k2_threshold": math.nan},
+            "quantile_k2_threshold must be a number, 0",
+        ),
     ],
 )
 def test_what_cannot_be_fitted_is_refused(

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from faucet_client.preprocessing import count
 from faucet_client.preprocessing.hashing import mixed
 from faucet_client.preprocessing.options_json import options_to_json
 from faucet_client.preprocessing.spec import PreprocessingSpec
@@ -244,17 +246,32 @@ class Fitting:
         self, fitted: PreprocessingSpec, looked_at: RowsToLookAt, train_rows: int
     ) -> Profile:
         columns = {feature.name: feature for feature in self.columns.features}
-        empty = {name: np.empty(0) for name in fitted.feature_names}
+        train = looked_at.columns("train")
         return profile_of(
             fitted,
-            looked_at.columns("train") or empty,
+            train or {name: np.empty(0) for name in fitted.feature_names},
             looked_at.columns("eval"),
             source=str(self._spec.source),
             key=self.key,  # clients know the dataset's, and its rows
             rows={"train": train_rows},
             bytes_read=self.bytes_read,
             source_types={name: str(columns[name].type) for name in fitted.feature_names},
+            policies={} if train is None else _applied(fitted, train),
         )
+
+
+def _applied(fitted: PreprocessingSpec, columns: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """What was done to how many of these rows, by feature, in words."""
+    found = {}
+    for name, counts in count(fitted, columns).items():
+        rows = {
+            "infinite, taken as missing": counts.infinite,
+            "imputed": counts.imputed,
+            "clipped": counts.clipped,
+            "not in the vocabulary": counts.unseen,
+        }
+        found[name] = {policy: times for policy, times in rows.items() if times}
+    return found
 
 
 def _check_size(fitted: PreprocessingSpec) -> None:

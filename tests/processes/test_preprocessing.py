@@ -36,6 +36,7 @@ from faucet_client.preprocessing import (
     Enumeration,
     Feature,
     FitOptions,
+    FitPolicy,
     Hashed,
     Timestamp,
     fit,
@@ -479,7 +480,21 @@ def test_the_profile_is_made_with_the_fit_and_found_by_whoever_joins(
     assert by_name["city"].nulls == train.column("city").null_count  # the table is small: all rows
     assert by_name["price"].outputs is not None
     assert by_name["grade"].output_names == tuple(f"grade={value}" for value in range(6))
-    (after,) = daemon.client().status().datasets
+    rare = spec_of(
+        path,
+        fit=FitOptions(
+            feature_overrides={"code": "CATEGORICAL"},
+            min_category_count=10,
+            policies={"age": FitPolicy(impute="mean")},
+        ),
+    )
+    policies = {
+        feature.name: {each.policy: each.rows for each in feature.policies}
+        for feature in daemon.client().open(rare).profile().features
+    }
+    assert policies["age"] == {"imputed": train.column("age").null_count}
+    assert policies["code"]["not in the vocabulary"] > 0
+    after = next(each for each in daemon.client().status().datasets if each.key == dataset.info.key)
     assert after.count_rows_read == status.count_rows_read  # looking has read nothing
     daemon.stop()
     daemon.restart()

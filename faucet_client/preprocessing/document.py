@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from faucet_client.errors import NotYetAvailable, SpecError
 from faucet_client.preprocessing.policy import Policy
+from faucet_client.preprocessing.strict_json import count, flag, parsed, real, shown, text_of
 from faucet_client.preprocessing.summary import BoxCoxTrial, Summary
 from faucet_client.preprocessing.transforms import TRANSFORMS, Transform
 
@@ -59,7 +60,7 @@ def loads(text: str | bytes) -> dict[str, Any]:
             "is it the right file?"
         )
     try:
-        plain = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        plain = parsed(text)
     except RecursionError:
         raise SpecError("the JSON is nested too deep to be a preprocessing spec") from None
     except ValueError as error:  # also of a bad encoding, and of a number of too many digits
@@ -71,10 +72,10 @@ def loads(text: str | bytes) -> dict[str, Any]:
         )
     version = plain.get("version")
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise SpecError(f'"version" must be a whole number from 1, not {_shown(version)}')
+        raise SpecError(f'"version" must be a whole number from 1, not {shown(version)}')
     if version > VERSION:
         raise NotYetAvailable(
-            f"the preprocessing spec is of version {_shown(version)}, and this release reads up to "
+            f"the preprocessing spec is of version {shown(version)}, and this release reads up to "
             f"{VERSION}: upgrade faucetml"
         )
     _check_keys("the spec", plain, required=("format", "version", "features"))
@@ -89,7 +90,7 @@ def features(plain: Mapping[str, Any]) -> list[Any]:
     """
     entries = plain["features"]
     if not isinstance(entries, list):
-        raise SpecError(f'"features" must be a list, not {_shown(entries)}')
+        raise SpecError(f'"features" must be a list, not {shown(entries)}')
     if len(entries) > MAX_FEATURES:
         raise SpecError(f"a spec has at most {MAX_FEATURES:,} features, not {len(entries):,}")
     return entries
@@ -108,18 +109,18 @@ def feature(
     plain = _object(where, entry)
     name = plain.get("name")
     if not isinstance(name, str):
-        raise SpecError(f'{where}: "name" must be a text, not {_shown(name)}')
+        raise SpecError(f'{where}: "name" must be a text, not {shown(name)}')
     where = f'feature "{name[:80]}"'
     optional = ("policy", "ragged", "why", "summary", "notes")
     _check_keys(where, plain, required=("name", "transform"), optional=optional)
     try:
         transform = read_transform(plain["transform"])
-        why = _text("why", plain.get("why", ""))
+        why = text_of("why", plain.get("why", ""))
         given = plain.get("summary")
         summary = None if given is None else _dataclass("summary", Summary, given)
-        notes = tuple(_text("notes", each) for each in _list("notes", plain.get("notes", [])))
+        notes = tuple(text_of("notes", each) for each in _list("notes", plain.get("notes", [])))
         policy = _dataclass("policy", Policy, plain.get("policy", {}))
-        ragged = _flag("ragged", plain.get("ragged", False))
+        ragged = flag("ragged", plain.get("ragged", False))
     except SpecError as error:
         raise type(error)(f"{where}: {error}") from None
     return name, transform, why, summary, notes, policy, ragged
@@ -163,10 +164,10 @@ def read_transform(given: object) -> Transform:
     plain = dict(_object("transform", given))
     kind = plain.pop("type", None)
     if not isinstance(kind, str):
-        raise SpecError(f'transform: "type" must be a text, not {_shown(kind)}')
+        raise SpecError(f'transform: "type" must be a text, not {shown(kind)}')
     if kind not in TRANSFORMS:
         raise NotYetAvailable(
-            f"the transform {_shown(kind)} is not known; this release has "
+            f"the transform {shown(kind)} is not known; this release has "
             f"{', '.join(TRANSFORMS)}: upgrade faucetml, or override the feature"
         )
     return _dataclass(kind, TRANSFORMS[kind], plain)
@@ -184,7 +185,7 @@ def _dataclass(where: str, kind: type[_T], given: object) -> _T:
 
 def _object(where: str, value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise SpecError(f"{where} must be an object, not {_shown(value)}")
+        raise SpecError(f"{where} must be an object, not {shown(value)}")
     return value
 
 
@@ -197,50 +198,15 @@ def _check_keys(
     unknown = [key for key in plain if key not in required and key not in optional]
     if unknown:
         raise SpecError(
-            f"{where} has {_shown(unknown[0])}, which is not known; it may have "
+            f"{where} has {shown(unknown[0])}, which is not known; it may have "
             f"{', '.join(required + optional) or 'nothing'}. A newer release may have written it: "
             "upgrade faucetml"
         )
 
 
-def _text(where: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise SpecError(f"{where} must be a text, not {_shown(value)}")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise SpecError(f"{where} must be of valid Unicode, not {_shown(value)}") from None
-    return value
-
-
-def _count(where: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
-        raise SpecError(f"{where} must be a whole number from 0, not {_shown(value)}")
-    return value
-
-
-def _flag(where: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise SpecError(f"{where} must be true or false, not {_shown(value)}")
-    return value
-
-
-def _real(where: str, value: object) -> float:
-    # Only its type: a transform's own range is the transform's to check.
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise SpecError(f"{where} must be a number, not {_shown(value)}")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = float("inf")
-    if number - number != 0:
-        raise SpecError(f"{where} must be a finite number, not {_shown(value)}")
-    return number
-
-
 def _list(where: str, value: object) -> tuple[Any, ...]:
     if not isinstance(value, list):
-        raise SpecError(f"{where} must be a list, not {_shown(value)}")
+        raise SpecError(f"{where} must be a list, not {shown(value)}")
     return tuple(value)
 
 
@@ -249,11 +215,11 @@ def _trial(where: str, value: object) -> BoxCoxTrial:
 
 
 _READERS: dict[str, Callable[[str, object], Any]] = {
-    "bool": _flag,
-    "int": _count,
-    "int | None": _count,
-    "float": _real,
-    "float | None": _real,
+    "bool": flag,
+    "int": count,
+    "int | None": count,
+    "float": real,
+    "float | None": real,
     "tuple[int, ...]": _list,
     "tuple[str, ...]": _list,
     "tuple[str, ...] | tuple[int, ...]": _list,
@@ -262,23 +228,3 @@ _READERS: dict[str, Callable[[str, object], Any]] = {
     "BoxCoxTrial | None": _trial,
 }
 """How a field is read, by its annotation. A test sees to it that none is missing."""
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a name stands twice in one object")
-    return found
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, int) and abs(value) > 10**40:
-        return f"a number of {value.bit_length()} bits"
-    if isinstance(value, list | dict):
-        return f"a {type(value).__name__} of {len(value):,}"
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -10,7 +10,6 @@ adds is refused by name, and VERSION is raised where the same text would mean so
 from __future__ import annotations
 
 import json
-import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from faucet_client.errors import NotYetAvailable, SpecError
+from faucet_client.preprocessing.strict_json import count, flag, parsed, real, shown, text_of
 
 if TYPE_CHECKING:
     from faucet_client.profile.data import Profile
@@ -72,14 +72,14 @@ def loads(text: str | bytes, kind: type[_T]) -> _T:
             "right file?"
         )
     try:
-        found = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        found = parsed(text)
     except RecursionError:
         raise SpecError("the JSON is nested too deep to be a profile") from None
     except ValueError as error:  # also of a bad encoding, and of a number of too many digits
         raise SpecError(f"not JSON, and so no profile: {str(error)[:200]}") from None
     if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
         raise SpecError(f'no profile: it must be an object with "format": "{FORMAT}"')
-    version = _whole("version", found.pop("version", None))
+    version = count("version", found.pop("version", None))
     if version > VERSION:
         raise NotYetAvailable(
             f"the profile is of version {version:,}, and this release reads up to {VERSION}: "
@@ -90,7 +90,7 @@ def loads(text: str | bytes, kind: type[_T]) -> _T:
 
 def _dataclass(where: str, given: object, kind: type[_T]) -> _T:
     if not isinstance(given, dict):
-        raise SpecError(f"{where} must be an object, not {_shown(given)}")
+        raise SpecError(f"{where} must be an object, not {shown(given)}")
     known = fields(kind)  # type: ignore[arg-type]  # all that come here are dataclasses
     missing = [each.name for each in known if each.default is MISSING and each.name not in given]
     if missing:
@@ -99,7 +99,7 @@ def _dataclass(where: str, given: object, kind: type[_T]) -> _T:
     unknown = [key for key in given if key not in hints]
     if unknown:
         raise SpecError(
-            f"{where} has {_shown(unknown[0])}, which is not known. A newer release may have "
+            f"{where} has {shown(unknown[0])}, which is not known. A newer release may have "
             "written it: upgrade faucetml"
         )
     return kind(
@@ -119,7 +119,7 @@ def _item(where: str, value: object, hint: Any) -> Any:
         return tuple(_item(f"{where}[{n}]", each, inner[0]) for n, each in enumerate(listed))
     if origin is Mapping:
         if not isinstance(value, dict) or len(value) > MAX_ENTRIES:
-            raise SpecError(f"{where} must be an object, not {_shown(value)}")
+            raise SpecError(f"{where} must be an object, not {shown(value)}")
         return {key: _item(f"{where}.{key[:80]}", each, inner[1]) for key, each in value.items()}
     if is_dataclass(hint):
         return _dataclass(where, value, typing.cast("type", hint))
@@ -128,60 +128,10 @@ def _item(where: str, value: object, hint: Any) -> Any:
 
 def _listed(where: str, value: object) -> list[object]:
     if not isinstance(value, list):
-        raise SpecError(f"{where} must be a list, not {_shown(value)}")
+        raise SpecError(f"{where} must be a list, not {shown(value)}")
     if len(value) > MAX_ENTRIES:
         raise SpecError(f"{where} has at most {MAX_ENTRIES:,} entries, not {len(value):,}")
     return value
 
 
-def _text(where: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise SpecError(f"{where} must be a text, not {_shown(value)}")
-    return value
-
-
-def _whole(where: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
-        raise SpecError(f"{where} must be a whole number from 0, not {_shown(value)}")
-    return value
-
-
-def _flag(where: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise SpecError(f"{where} must be true or false, not {_shown(value)}")
-    return value
-
-
-def _real(where: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise SpecError(f"{where} must be a number, not {_shown(value)}")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise SpecError(f"{where} must be a finite number, not {_shown(value)}")
-    return number
-
-
-_SCALARS: dict[Any, Any] = {str: _text, int: _whole, float: _real, bool: _flag}
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a name stands twice in one object")
-    return found
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, int) and abs(value) > 10**40:
-        return f"a number of {value.bit_length()} bits"
-    if isinstance(value, list | dict):
-        return f"a {type(value).__name__} of {len(value):,}"
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+_SCALARS: dict[Any, Any] = {str: text_of, int: count, float: real, bool: flag}

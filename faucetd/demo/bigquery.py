@@ -199,7 +199,8 @@ def cost_lines(table_bytes: int, rows: int) -> list[str]:
     counting = format_size(max(8 * rows, LEAST_QUERY_BYTES))
     return [
         f"BigQuery will bill {counting} of queries, to count the rows of each split, and",
-        f"{format_size(table_bytes)} of the Storage Read API, to read the table. Loading is free.",
+        f"{format_size(2 * table_bytes)} of the Storage Read API, to fit the preprocessing and",
+        "to read the table. Loading is free.",
     ]
 
 

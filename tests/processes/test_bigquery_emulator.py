@@ -205,6 +205,19 @@ def test_a_filter_is_applied_in_the_session(daemon: WatchedDaemon) -> None:
     assert status.notes == ()
 
 
+def test_where_results_cannot_be_read_the_preprocessing_is_fitted_by_reading(
+    daemon: WatchedDaemon,
+) -> None:
+    dataset = daemon.client().open(
+        DatasetSpec(BigQuerySource(NAME), features="features", labels=["y"], hash_column="id")
+    )
+    assert dataset.preprocessing.feature("f0").summary is not None
+    notes = [note for each in daemon.client().status().datasets for note in each.notes]
+    assert any("the preprocessing is fitted to a sample that is read" in note for note in notes)
+    batch = next(iter(dataset.batches("train", batch_size=BATCH)))
+    assert bool(batch.features.isfinite().all())
+
+
 WRONG: list[tuple[BigQuerySource, type[Exception], str]] = [
     (BigQuerySource("shop.clickz"), SourceNotFound, "emulated.shop.clickz"),
     (BigQuerySource("shop.clickz"), SourceNotFound, "Did you mean clicks?"),

@@ -151,5 +151,5 @@ def test_a_batch_without_lists_says_which_names_there_are() -> None:
     assert lists_of(batch.ragged["tags"]) == LISTS[4:]
     for same in (batch.clone(), pickle.loads(pickle.dumps(batch))):
         assert lists_of(same.ragged["tags"]) == LISTS[4:]
-    with pytest.raises(KeyError, match="did you mean 'tags'"):
+    with pytest.raises(KeyError, match="Did you mean 'tags'"):
         batch.ragged["tag"]

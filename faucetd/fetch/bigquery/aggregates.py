@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
-from faucetd.errors import BudgetError, ColumnError, FaucetError
+from faucetd.errors import BudgetError, ColumnError, FaucetError, SourceNotFound
 from faucetd.fetch.bigquery import jobs, sql, statistics_sql
 from faucetd.fetch.bigquery.connection import Connection
 from faucetd.fetch.bigquery.session import create_session
@@ -134,6 +134,7 @@ class Aggregates:
         """The rows of a SELECT; a table without columns where there is none.
 
         Raises:
+            NotByQuery: the server does not let the result be read.
             JobsForbidden, BudgetError and the rest: see `jobs.run`.
         """
         left = None if self._left is None else max(self._left - self.bytes_billed, 0)
@@ -149,13 +150,18 @@ class Aggregates:
         self.bytes_billed += result.bytes_billed
         if not result.rows:
             return pa.table({})
-        session = create_session(
-            self._connection,
-            self._settings,
-            table=str(result.destination),
-            columns=None,
-            max_streams=_STREAMS,
-        )
+        try:
+            session = create_session(
+                self._connection,
+                self._settings,
+                table=str(result.destination),
+                columns=None,
+                max_streams=_STREAMS,
+            )
+        except SourceNotFound as error:
+            # The query has written it just now: this server does not show results to sessions, as
+            # local ones do not (bqemulator 1.4).
+            raise NotByQuery(error) from error
         ticket = Ticket(self._resource, session.name, flat_schema(()), (), session=session)
         table = BigQueryTable(self._connection, self._settings, ticket)
         names = [column.name for column in table.columns()]

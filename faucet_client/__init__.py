@@ -40,6 +40,7 @@ from faucet_client.errors import (
     SourceNotFound,
     SourceReadError,
     SpecError,
+    StateError,
     VersionMismatch,
 )
 
@@ -116,6 +117,7 @@ __all__ = [
     "SourceNotFound",
     "SourceReadError",
     "SpecError",
+    "StateError",
     "Stats",
     "Status",
     "VersionMismatch",

@@ -361,7 +361,7 @@ class DataReader:
                 job=None,
                 drop_last=self._pace.skip_small_batches,
             )
-            batches = BatchIterator(self.dataset.read(wish, Share(first_epoch=epoch - 1)))
+            batches = self.dataset.iterate(wish, Share(first_epoch=epoch - 1))
         self._pass = _Pass(split, epoch, count, batches)
 
     def _end_pass(self) -> None:

@@ -6,6 +6,7 @@ setting, an argument or FAUCET_ADDRESS says otherwise.
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 from collections.abc import Mapping
@@ -16,6 +17,11 @@ from faucet_client.errors import ConfigError
 
 ADDRESS_VARIABLE = "FAUCET_ADDRESS"
 """The environment variable that tells a client where its daemon listens."""
+
+PATIENCE_VARIABLE = "FAUCET_PATIENCE_S"
+"""The environment variable that tells a client how long to wait for a daemon that went away."""
+
+DEFAULT_PATIENCE_S = 60.0
 
 HANDOFF_SUFFIX = ".handoff"
 LOCK_SUFFIX = ".lock"
@@ -135,3 +141,21 @@ def why_unreachable(address: Address) -> str:
         f"no daemon at {address}: {reason}. Start one with `faucetd serve`, or set "
         f"{ADDRESS_VARIABLE} to where one listens"
     )
+
+
+def default_patience_s() -> float:
+    """How long a client waits for a daemon that went away, in seconds.
+
+    Raises:
+        ConfigError: FAUCET_PATIENCE_S is no number of seconds.
+    """
+    text = os.environ.get(PATIENCE_VARIABLE, "")
+    if not text:
+        return DEFAULT_PATIENCE_S
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise ConfigError(f"{PATIENCE_VARIABLE}={text!r} is no number of seconds, 0 or more")
+    return seconds

@@ -17,13 +17,12 @@ from __future__ import annotations
 import logging
 import os
 import queue
-import random
 import time
 import weakref
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeAlias
 
 from faucet_client.batch import Batch, Block
 from faucet_client.channel import ReaderRequest
@@ -32,11 +31,16 @@ from faucet_client.errors import (
     InternalError,
     IteratorError,
 )
-from faucet_client.feed import Feed, Run
+from faucet_client.feed import Feed, Patience, Run
 from faucet_client.mapping import Piece, copy_rows
+from faucet_client.progress import Progress, turned
 from faucet_client.session import Session
+from faucet_client.state import Ranges, ReaderState
 
 _log = logging.getLogger(__name__)
+
+State: TypeAlias = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+"""What `state_dict` has returned, or a list of what it has returned to each rank."""
 
 PATIENCE_S = 30.0
 """A wait for data after which the log says so, again each time it has doubled."""
@@ -53,6 +57,7 @@ class Stats:
         bytes_mapped: Bytes of the segments that were mapped.
         batches_joined: Batches copied since they lay across the end of a segment.
         batches_copied: Batches copied since the caller keeps so many others.
+        reconnections: Times that the daemon was lost, and there again.
     """
 
     rows: int
@@ -61,6 +66,7 @@ class Stats:
     bytes_mapped: int
     batches_joined: int
     batches_copied: int
+    reconnections: int
 
 
 @dataclass(frozen=True)
@@ -71,38 +77,49 @@ class Reading:
         request: What the daemon is asked for.
         batch_size: Rows a batch.
         drop_last: Whether a last batch that would be short is left out.
+        state: What the reader has had already.
         clone: Whether batches are copied, so that they can be sent to another process.
     """
 
     request: ReaderRequest
     batch_size: int
     drop_last: bool
+    state: ReaderState
     clone: bool = False
+
+    @property
+    def last_epoch(self) -> int:
+        """The number of the last epoch."""
+        return self.request.first_epoch + self.request.epochs - 1
 
 
 class Reader:
     """One reader: its feed, its place in the epochs, and its statistics."""
 
-    def __init__(self, owner: object, session: Session, reading: Reading) -> None:
+    def __init__(
+        self, owner: object, session: Session, reading: Reading, patience: Patience
+    ) -> None:
         """Starts to read. Keeps `owner` alive, whose end is the session's.
 
         Raises:
             ReaderConflict: a live reader has the same name.
             BudgetError: the daemon has no memory for another reader.
             DatasetNotFound: the dataset was dropped.
+            StateError: the daemon knows of nothing that the state says was had.
         """
         self.reading = reading
         self._owner = owner
-        self._feed = Feed(session, reading.request)
+        self._feed = Feed(session, reading.request, patience)
         self._finalizer = weakref.finalize(self, self._feed.stream.close)
         self._finalizer.atexit = False
         started = self._feed.wait_started()
-        self.rows_per_epoch = started.rows_per_epoch
-        self.batches_per_epoch = batches_in(
-            started.rows_per_epoch, reading.batch_size, reading.drop_last
+        self._progress = Progress(
+            replace(reading.state, before=started.before),
+            started.first_epoch_rows,
+            started.rows_per_epoch,
         )
-        self._lease_limit_bytes = started.lease_limit_bytes
         self._epoch: int | None = None
+        self._batches_before = 0  # this epoch
         self._rows = 0
         self._batches = 0
         self._joined = 0
@@ -121,7 +138,34 @@ class Reader:
             self._feed.bytes_mapped,
             self._joined,
             self._copies,
+            self._feed.reconnections,
         )
+
+    def batches_of(self, epoch: int) -> int:
+        """Batches of an epoch, those included that a state that was loaded has had."""
+        return self._progress.first_batch(epoch) + self.batches_to_come(epoch)
+
+    def batches_to_come(self, epoch: int) -> int:
+        """Batches to come of an epoch that is to begin."""
+        reading = self.reading
+        rows = self._progress.rows_to_come(epoch)
+        return batches_in(rows, reading.batch_size, reading.drop_last)
+
+    @property
+    def batches_in_all(self) -> int:
+        """Batches of all epochs, those included that a state that was loaded has had."""
+        first, more = self.reading.request.first_epoch, self.reading.request.epochs - 1
+        return self.batches_of(first) + more * self.batches_of(first + 1)
+
+    def state(self) -> ReaderState:
+        """What was handed out so far."""
+        epoch = self._epoch
+        if epoch is None:
+            return self._progress.state(0, 0)
+        batches = self._batches - self._batches_before
+        if batches < self.batches_to_come(epoch):
+            return self._progress.state(batches, batches * self.reading.batch_size)
+        return self._progress.beginning_of(epoch + 1)
 
     def close(self) -> None:
         """Ends the reader. Batches that were handed out stay valid."""
@@ -153,6 +197,8 @@ class Reader:
         if self._epoch is not None:
             self._feed.stream.advance(epoch)  # a no-op where the last one was read to its end
         self._epoch = epoch
+        self._batches_before = self._batches
+        self._progress.begin(epoch)
         return self._batches_of(epoch)
 
     def _batches_of(self, epoch: int) -> Iterator[Batch]:
@@ -173,15 +219,16 @@ class Reader:
 
     def _blocks(self, epoch: int) -> Iterator[Block]:
         """The epoch's rows: views of segments, and between them the batches that must be joined."""
-        size, total = self.reading.batch_size, self.batches_per_epoch
-        rows_left = self.rows_per_epoch
-        number = 0
+        size, total = self.reading.batch_size, self.batches_of(epoch)
+        rows_left = self._progress.rows_to_come(epoch)
+        number = self._progress.first_batch(epoch)
         carry: list[Piece] = []  # rows that do not fill a batch yet
         carried = 0
         while rows_left > 0:
             run = self._next_run(epoch)
-            rows_left -= run.rows
-            for start, stop in self._circle(run):
+            for start, rows in self._in_turn(run):
+                stop = start + rows
+                rows_left -= rows
                 if carried:
                     taken = min(size - carried, stop - start)
                     carry.append((run.columns, start, start + taken))
@@ -212,14 +259,12 @@ class Reader:
         if carried and not self.reading.drop_last:
             yield self._join(carry, (epoch, number, total))
 
-    def _circle(self, run: Run) -> Iterator[tuple[int, int]]:
-        """The run's rows from a row that varies by seed and epoch, then those before it."""
-        first, stop = run.first_row, run.first_row + run.rows
-        if self.reading.request.shuffle == "none":
-            return iter(((first, stop),))
-        seed = f"{self.reading.request.seed}/{run.epoch}/{run.chunk}"
-        start = first + random.Random(seed).randrange(run.rows)  # noqa: S311  # a shuffle, no secret
-        return iter(((start, stop), (first, start)) if start > first else ((first, stop),))
+    def _in_turn(self, run: Run) -> Ranges:
+        """The run's rows in the order in which they are handed out, less those that were had."""
+        request, ranges = self.reading.request, run.ranges
+        if request.shuffle != "none":
+            ranges = turned(ranges, request.seed, run.epoch, run.chunk)
+        return self._progress.take(run.chunk, ranges)
 
     def _keep_bytes(self) -> int:
         """What the caller may keep of consumed segments, and the reader still gets on.
@@ -229,7 +274,7 @@ class Reader:
         """
         if self.reading.clone:
             return -1  # nothing
-        return self._lease_limit_bytes - 2 * self._feed.largest_nbytes
+        return self._feed.lease_limit_bytes - 2 * self._feed.largest_nbytes
 
     def _join(self, pieces: list[Piece], place: tuple[int, int, int]) -> Block:
         rows = copy_rows(pieces)
@@ -247,7 +292,7 @@ class Reader:
                 _log.warning(
                     "the caller keeps so many batches that the memory promised to this reader "
                     "(%d bytes) is full; further batches are copies. Keep batch.clone(), or fewer",
-                    self._lease_limit_bytes,
+                    self._feed.lease_limit_bytes,
                 )
             self._copies += 1
         return batch.clone()
@@ -350,11 +395,40 @@ class _Batches:
         return batch
 
 
+Restart = Callable[[State], Reader]
+"""Makes another reader, of the same wishes, which goes on from a state."""
+
+
 class _Iteration:
     """What iterators over batches and over epochs have in common. A context manager."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, restart: Restart) -> None:
+        self._restart = restart
+        self._begin(reader)
+
+    def _begin(self, reader: Reader) -> None:
         self._reader = reader
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was handed out so far: plain data for a checkpoint, a few KiB.
+
+        Batches that were handed out count as had. Whoever goes on from it gets the others of the
+        epoch, each row once.
+        """
+        return self._reader.state().to_dict()
+
+    def load_state_dict(self, state: State) -> None:
+        """Goes on from where `state_dict` was asked, in this process or in another.
+
+        Args:
+            state: What it has returned; or, for another number of ranks, the list of what it has
+                returned to each of them at the same batch. The batch size may be another.
+
+        Raises:
+            StateError: it is damaged, of another dataset or reader, or a rank is missing.
+        """
+        self._reader.close()
+        self._begin(self._restart(state))
 
     def stats(self) -> Stats:
         """What was done so far."""
@@ -382,9 +456,10 @@ class BatchIterator(_Iteration):
     Use it in a `with` block, or `close()` it, where it may not be read to its end.
     """
 
-    def __init__(self, reader: Reader) -> None:
-        super().__init__(reader)
-        self._batches = _Batches(reader, _flat(reader), len(self))
+    def _begin(self, reader: Reader) -> None:
+        super()._begin(reader)
+        had = reader.state().batch
+        self._batches = _Batches(reader, _flat(reader), reader.batches_in_all - had)
 
     def __iter__(self) -> Iterator[Batch]:
         self._reader.check()
@@ -399,14 +474,14 @@ class BatchIterator(_Iteration):
         return next(self._batches)
 
     def __len__(self) -> int:
-        """Batches of all its epochs."""
-        return self._reader.batches_per_epoch * self._reader.reading.request.epochs
+        """Batches of all its epochs, those included of the first that a loaded state has had."""
+        return self._reader.batches_in_all
 
 
 def _flat(reader: Reader) -> Iterator[Batch]:
-    request = reader.reading.request
+    first, last = reader.reading.request.first_epoch, reader.reading.last_epoch
     try:
-        for epoch in range(request.first_epoch, request.first_epoch + request.epochs):
+        for epoch in range(first, last + 1):
             yield from reader.epoch(epoch)
         reader.ended = True
     finally:
@@ -425,11 +500,12 @@ class Epoch:
         self.number = number
 
     def __iter__(self) -> Iterator[Batch]:
-        return _Batches(self._reader, self._reader.epoch(self.number), len(self))
+        batches = self._reader.epoch(self.number)
+        return _Batches(self._reader, batches, self._reader.batches_to_come(self.number))
 
     def __len__(self) -> int:
-        """Batches of the epoch."""
-        return self._reader.batches_per_epoch
+        """Batches of the epoch, those included that a state that was loaded has had."""
+        return self._reader.batches_of(self.number)
 
 
 class EpochIterator(_Iteration):
@@ -438,10 +514,10 @@ class EpochIterator(_Iteration):
     An epoch that is left early is given up, and the next begins at once.
     """
 
-    def __init__(self, reader: Reader) -> None:
-        super().__init__(reader)
+    def _begin(self, reader: Reader) -> None:
+        super()._begin(reader)
         request = reader.reading.request
-        self._numbers = iter(range(request.first_epoch, request.first_epoch + request.epochs))
+        self._numbers = iter(range(request.first_epoch, reader.reading.last_epoch + 1))
 
     def __iter__(self) -> Self:
         return self

@@ -30,6 +30,7 @@ from google.protobuf.message import DecodeError
 
 from faucet_client._version import PROTOCOL_VERSION, __version__
 from faucet_client.address import Address, why_unreachable
+from faucet_client.bits import bits_of
 from faucet_client.errors import (
     ColumnError,
     DaemonError,
@@ -53,6 +54,7 @@ from faucet_client.spec import (
     ParquetSource,
     Split,
 )
+from faucet_client.state import Ranges
 from faucet_client.status import (
     ColumnCounts,
     CostStatus,
@@ -138,6 +140,20 @@ class DatasetInfo:
 
 
 @dataclass(frozen=True)
+class EarlierReader:
+    """What a reader had when its job had another number of ranks; see ReaderRequest."""
+
+    rank: int
+    world_size: int
+    remainder: str
+    part: int
+    parts: int
+    stripe_rows: int
+    had: frozenset[int]
+    partly: Mapping[int, Ranges]
+
+
+@dataclass(frozen=True)
 class ReaderRequest:
     """One reader, as the daemon is asked for it (protos/faucet/v1/faucet.proto: StartReader)."""
 
@@ -154,26 +170,40 @@ class ReaderRequest:
     shuffle: str
     seed: int
     credits: int
+    order: str = "shared"
+    world_size: int = 1
+    remainder: str = "drop"
+    had: frozenset[int] = frozenset()
+    before: Mapping[int, Ranges] = field(default_factory=dict)
+    earlier: tuple[EarlierReader, ...] = ()
 
 
 @dataclass(frozen=True)
 class Started:
-    """The reader may read."""
+    """The reader may read.
+
+    Attributes:
+        rows_per_epoch: Its rows of an epoch.
+        lease_limit_bytes: Bytes of segments that it may hold at most.
+        first_epoch_rows: Its rows of the first epoch, those included that it had.
+        before: Rows of chunks that are nobody's in the first epoch.
+    """
 
     rows_per_epoch: int
     lease_limit_bytes: int
+    first_epoch_rows: int
+    before: Mapping[int, Ranges]
 
 
 @dataclass(frozen=True)
 class Grant:
-    """Rows of a segment, and the handle to fetch its memory with."""
+    """The reader's rows of a segment, and the handle to fetch its memory with."""
 
     lease: int
     handle: bytes
     epoch: int
     chunk: int
-    first_row: int
-    rows: int
+    ranges: Ranges
     layout: SegmentLayout
 
 
@@ -336,6 +366,7 @@ class Channel:
         self._secret = secret
         self._numbers = itertools.count(1)
         self._closed = False
+        self._abandoned = False
         with GRPC.calling():
             self._channel = grpc.insecure_channel(
                 address.grpc_target,
@@ -406,14 +437,17 @@ class Channel:
         reply = self._ask(self._stub.DropDataset, "DropDataset", request)
         return reply.key, reply.freed_bytes
 
-    def close(self) -> None:
-        """Ends all calls."""
+    def close(self, *, abandoned: bool = False) -> None:
+        """Ends all calls; `abandoned` is one whose daemon is gone, which is what calls tell."""
         self._closed = True
+        self._abandoned = abandoned
         with GRPC.calling():
             self._channel.close()
 
     def translated(self, error: grpc.RpcError) -> FaucetError:
         """What a failed call means here."""
+        if self._abandoned:
+            return DaemonLost(f"the daemon at {self._address} went away")
         if self._closed:
             return IteratorError("the client was closed, and this iterator with it")
         return _translated(error, self._address)
@@ -460,7 +494,7 @@ class ReaderCall:
                 if message.WhichOneof("message") == "grant":
                     yield _grant_from(message.grant)
                 else:
-                    yield Started(message.started.rows_per_epoch, message.started.lease_limit_bytes)
+                    yield _started_from(message.started)
         except grpc.RpcError as error:
             raise self._channel.translated(error) from None
 
@@ -585,7 +619,36 @@ def _info_from(message: faucet_pb2.DatasetInfo) -> DatasetInfo:
 
 
 def _start_to(request: ReaderRequest) -> faucet_pb2.StartReader:
-    return faucet_pb2.StartReader(**vars(request))
+    return faucet_pb2.StartReader(
+        **vars(request)
+        | {
+            "had": bits_of(request.had),
+            "before": _ranges_to(request.before),
+            "earlier": [
+                faucet_pb2.EarlierReader(
+                    **vars(each) | {"had": bits_of(each.had), "partly": _ranges_to(each.partly)}
+                )
+                for each in request.earlier
+            ],
+        }
+    )
+
+
+def _ranges_to(of_chunks: Mapping[int, Ranges]) -> list[faucet_pb2.ChunkRows]:
+    return [
+        faucet_pb2.ChunkRows(chunk=chunk, first_row=first, rows=rows)
+        for chunk, ranges in of_chunks.items()
+        for first, rows in ranges
+    ]
+
+
+def _started_from(message: faucet_pb2.ReaderStarted) -> Started:
+    before: dict[int, Ranges] = {}
+    for each in message.before:
+        before[each.chunk] = (*before.get(each.chunk, ()), (each.first_row, each.rows))
+    return Started(
+        message.rows_per_epoch, message.lease_limit_bytes, message.first_epoch_rows, before
+    )
 
 
 def _grant_from(message: faucet_pb2.Grant) -> Grant:
@@ -595,8 +658,7 @@ def _grant_from(message: faucet_pb2.Grant) -> Grant:
         handle=message.handle,
         epoch=message.epoch,
         chunk=message.chunk,
-        first_row=message.first_row,
-        rows=message.rows,
+        ranges=tuple((each.first_row, each.rows) for each in message.ranges),
         layout=SegmentLayout(
             rows=layout.rows,
             nbytes=layout.nbytes,

@@ -3,38 +3,51 @@
 from __future__ import annotations
 
 import os
+import threading
 import uuid
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import torch.utils.data
 
-from faucet_client.address import Address, default_address, parse_address
+from faucet_client.address import Address, default_address, default_patience_s, parse_address
 from faucet_client.batch import Batch
 from faucet_client.batches import (
     BatchIterator,
     EpochIterator,
     Reader,
     Reading,
+    State,
     batches_in,
 )
-from faucet_client.channel import DatasetInfo, ProgressListener, ReaderRequest
-from faucet_client.errors import SourceChanged, SpecError
-from faucet_client.feed import PREFETCH_GRANTS
+from faucet_client.channel import DatasetInfo, EarlierReader, ProgressListener, ReaderRequest
+from faucet_client.errors import SourceChanged, SpecError, StateError
+from faucet_client.feed import PREFETCH_GRANTS, Patience
 from faucet_client.preprocessing.module import Preprocessor
 from faucet_client.preprocessing.spec import PreprocessingSpec
 from faucet_client.profile import Profile
 from faucet_client.report import render
 from faucet_client.session import Session
-from faucet_client.spec import SHUFFLES, SPLITS, DatasetSpec, Split, whole_number
+from faucet_client.spec import (
+    ORDERS,
+    REMAINDERS,
+    SHUFFLES,
+    SPLITS,
+    DatasetSpec,
+    Split,
+    whole_number,
+)
+from faucet_client.state import ReaderState, resumed
 from faucet_client.status import Status
 
 _MAX_EPOCHS = 1_000_000
 _MAX_WORKERS = 1_024
+_MAX_RANKS = 65_536
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,10 @@ class Wish:
     seed: int
     job: str | None
     drop_last: bool
+    order: str = "shared"
+    rank: int = 0
+    world_size: int = 1
+    remainder: str = "drop"
 
 
 @dataclass(frozen=True)
@@ -73,15 +90,21 @@ class FaucetClient:
     Args:
         address: Where the daemon listens, `unix:///…/faucetd.sock`; by default FAUCET_ADDRESS,
             else the default socket of `faucetd serve`.
+        patience_s: How many seconds iterators wait for a daemon that went away to be there again,
+            and go on with it; 0 for not at all. By default FAUCET_PATIENCE_S, else 60.
 
     Raises:
+        ConfigError: FAUCET_PATIENCE_S is no number of seconds.
         DaemonUnreachable: nobody listens there; the message says how to start a daemon.
         VersionMismatch: the daemon is of another version.
         AccessDenied: this user may not use it.
     """
 
-    def __init__(self, address: str | None = None) -> None:
+    def __init__(self, address: str | None = None, *, patience_s: float | None = None) -> None:
         self._address: Address = default_address() if address is None else parse_address(address)
+        self.patience_s = default_patience_s() if patience_s is None else patience_s
+        # By process: a fork may come while a thread holds it, and the child has no such thread.
+        self._locks: dict[int, threading.Lock] = {}
         self._session: Session | None = self._connect()
 
     @property
@@ -117,11 +140,13 @@ class FaucetClient:
 
     def session(self) -> Session:
         """This process's session; a new one in a forked child, or after the daemon's restart."""
-        if self._session is None or not self._session.usable:
-            if self._session is not None:
-                self._session.close()
-            self._session = self._connect()
-        return self._session
+        with self._locks.setdefault(os.getpid(), threading.Lock()):
+            if self._session is None or not self._session.usable:
+                new = self._connect()
+                if self._session is not None:
+                    self._session.close(abandoned=True)
+                self._session = new
+            return self._session
 
     def _connect(self) -> Session:
         session = Session.connect(self._address)
@@ -147,7 +172,12 @@ class FaucetClient:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_address": self._address, "_session": None}
+        return {
+            "_address": self._address,
+            "patience_s": self.patience_s,
+            "_locks": {},
+            "_session": None,
+        }
 
 
 class Dataset:
@@ -219,9 +249,14 @@ class Dataset:
         count: int,
         batch_size: int,
         shuffle: str = "batches",
+        order: str = "shared",
         seed: int = 0,
         job: str | None = None,
         drop_last: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        remainder: str = "drop",
+        state: State | None = None,
     ) -> EpochIterator:
         """`count` epochs of a split, each an iterable of batches with a length.
 
@@ -231,18 +266,40 @@ class Dataset:
             batch_size: Rows a batch; the last one of an epoch may have fewer.
             shuffle: "batches": the order of chunks, and where each begins, vary by seed and epoch;
                 "none": the same order every time.
+            order: "shared": chunks that are in memory come first, so that jobs share each read;
+                "deterministic": seed and epoch alone decide, so that each run gets the same
+                batches, bit for bit.
             seed: Decides the shuffle, with the epoch.
             job: A name for this training run, for the status; two live readers of one split cannot
                 have the same. By default a random one.
             drop_last: Leave out a last batch that would be short.
+            rank: Which of the job's ranks this is.
+            world_size: How many ranks share each epoch: each gets rows of its own, and all get as
+                many batches.
+            remainder: What becomes of rows that cannot be dealt to the ranks evenly: "drop" leaves
+                out world_size - 1 rows of an epoch at most; "pad" gives as many ranks a row twice.
+            state: What to go on from; see `load_state_dict` of what is returned.
 
         Raises:
             SpecError: an argument is out of its range, such as a batch larger than the split.
-            ReaderConflict: a live reader of the same job reads this split.
+            ReaderConflict: a live reader of the same job and rank reads this split.
             BudgetError: the daemon has no memory for another reader.
+            StateError: the state is not of such a reader.
         """
-        wish = Wish(split, batch_size, count, shuffle, seed, job, drop_last)
-        return EpochIterator(self.read(wish))
+        wish = Wish(
+            split,
+            batch_size,
+            count,
+            shuffle,
+            seed,
+            job or uuid.uuid4().hex,
+            drop_last,
+            order,
+            rank,
+            world_size,
+            remainder,
+        )
+        return EpochIterator(self.read(wish, state=state), partial(self.read, wish, None))
 
     def batches(
         self,
@@ -251,15 +308,38 @@ class Dataset:
         batch_size: int,
         epochs: int = 1,
         shuffle: str = "batches",
+        order: str = "shared",
         seed: int = 0,
         job: str | None = None,
         drop_last: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        remainder: str = "drop",
+        state: State | None = None,
     ) -> BatchIterator:
         """The batches of one or more epochs of a split, in a row. Arguments: see `epochs`."""
-        wish = Wish(split, batch_size, epochs, shuffle, seed, job, drop_last)
-        return BatchIterator(self.read(wish))
+        wish = Wish(
+            split,
+            batch_size,
+            epochs,
+            shuffle,
+            seed,
+            job or uuid.uuid4().hex,
+            drop_last,
+            order,
+            rank,
+            world_size,
+            remainder,
+        )
+        return self.iterate(wish, state=state)
 
-    def read(self, wish: Wish, share: Share | None = None) -> Reader:
+    def iterate(
+        self, wish: Wish, share: Share | None = None, state: State | None = None
+    ) -> BatchIterator:
+        """What `batches` returns, for a DataLoader worker's share perhaps."""
+        return BatchIterator(self.read(wish, share, state), partial(self.read, wish, share))
+
+    def read(self, wish: Wish, share: Share | None = None, state: State | None = None) -> Reader:
         """What `epochs` and `batches` stand on: a reader of the rows that are wished for.
 
         Raises:
@@ -267,27 +347,72 @@ class Dataset:
         """
         share = share or Share()
         self.check(wish)
-        session = self._client.session()
-        if self._session_id != session.handoff.session_id:
-            self._reopen(session)
+        begin, earlier = self._beginning(wish, share, state)
+        last_epoch = share.first_epoch + wish.epochs - 1
+        if begin.epoch > last_epoch:
+            raise StateError(
+                f"the state is at the beginning of epoch {begin.epoch}, and this iterator has "
+                f"{wish.epochs} epochs, the last of which is {last_epoch}: there is nothing left "
+                "to read; ask for more epochs"
+            )
         request = ReaderRequest(
             dataset_key=self.info.key,
             split=wish.split,
             job=wish.job or uuid.uuid4().hex,
-            rank=0,
+            rank=wish.rank,
             worker=share.worker,
-            first_epoch=share.first_epoch,
-            epochs=wish.epochs,
+            first_epoch=begin.epoch,
+            epochs=last_epoch - begin.epoch + 1,
             part=share.worker,
             parts=share.workers,
             stripe_rows=wish.batch_size,
             shuffle=wish.shuffle,
             seed=wish.seed,
             credits=PREFETCH_GRANTS,
+            order=wish.order,
+            world_size=wish.world_size,
+            remainder=wish.remainder,
+            had=begin.had,
+            before=begin.before,
+            earlier=tuple(map(_earlier, earlier)),
         )
-        return Reader(
-            self._client, session, Reading(request, wish.batch_size, wish.drop_last, share.clone)
+        reading = Reading(request, wish.batch_size, wish.drop_last, begin, share.clone)
+        patience = Patience(self._session_again, self._client.patience_s)
+        return Reader(self._client, self._session_again(), reading, patience)
+
+    def _beginning(
+        self, wish: Wish, share: Share, state: State | None
+    ) -> tuple[ReaderState, Sequence[ReaderState]]:
+        """What a reader begins with, and the states of other ranks that are to be left out."""
+        fresh = ReaderState(
+            dataset=self.info.key,
+            split=wish.split,
+            shuffle=wish.shuffle,
+            order=wish.order,
+            seed=wish.seed,
+            rank=wish.rank,
+            world_size=wish.world_size,
+            remainder=wish.remainder,
+            part=share.worker,
+            parts=share.workers,
+            stripe_rows=wish.batch_size,
+            epoch=share.first_epoch,
         )
+        if state is None:
+            return fresh, ()
+        given = [state] if isinstance(state, Mapping) else list(state)
+        if not given:
+            raise StateError("no state was given: load what state_dict() has returned")
+        states = [ReaderState.from_dict(each) for each in given]
+        begin, other_ranks = resumed(states, fresh)
+        return begin, states if other_ranks else ()
+
+    def _session_again(self) -> Session:
+        """A session in which the dataset is open: this process's, of the daemon of now."""
+        session = self._client.session()
+        if self._session_id != session.handoff.session_id:
+            self._reopen(session)
+        return session
 
     def _reopen(self, session: Session) -> None:
         """Opens the same dataset in another session: in another process, or of another daemon.
@@ -313,6 +438,13 @@ class Dataset:
             raise SpecError(f'split must be "train" or "eval", not {wish.split!r}')
         if wish.shuffle not in SHUFFLES:
             raise SpecError(f"shuffle must be one of {', '.join(SHUFFLES)}, not {wish.shuffle!r}")
+        if wish.order not in ORDERS:
+            raise SpecError(f"order must be one of {', '.join(ORDERS)}, not {wish.order!r}")
+        if wish.remainder not in REMAINDERS:
+            given = wish.remainder
+            raise SpecError(f"remainder must be one of {', '.join(REMAINDERS)}, not {given!r}")
+        whole_number("world_size", wish.world_size, 1, _MAX_RANKS)
+        whole_number("rank", wish.rank, 0, wish.world_size - 1)
         whole_number("epochs", wish.epochs, 1, _MAX_EPOCHS)
         whole_number("seed", wish.seed, 0, 2**64 - 1)
         whole_number("batch_size", wish.batch_size, 1, 2**48)
@@ -324,10 +456,17 @@ class Dataset:
         rows = self.info.rows[wish.split]
         if rows == 0:
             raise SpecError(f"the {wish.split} split has no rows: {self._why_no_rows(wish.split)}")
-        if wish.batch_size > rows:
+        mine = rows // wish.world_size
+        if mine == 0:
+            raise SpecError(
+                f"world_size={wish.world_size:,} is larger than the {wish.split} split, which has "
+                f"{rows:,} rows; use fewer ranks"
+            )
+        if wish.batch_size > mine:
+            of_rank = f" a rank of {wish.world_size:,}" if wish.world_size > 1 else ""
             raise SpecError(
                 f"batch_size={wish.batch_size:,} is larger than the {wish.split} split, which has "
-                f"{rows:,} rows; use a smaller one"
+                f"{mine:,} rows{of_rank}; use a smaller one"
             )
 
     def _why_no_rows(self, split: Split) -> str:
@@ -347,6 +486,19 @@ class Dataset:
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_session_id": ""}
+
+
+def _earlier(state: ReaderState) -> EarlierReader:
+    return EarlierReader(
+        rank=state.rank,
+        world_size=state.world_size,
+        remainder=state.remainder,
+        part=state.part,
+        parts=state.parts,
+        stripe_rows=state.stripe_rows,
+        had=state.had,
+        partly={chunk: each.ranges or () for chunk, each in state.partly.items()},
+    )
 
 
 class FaucetDataset(torch.utils.data.IterableDataset[Batch]):
@@ -402,7 +554,7 @@ class FaucetDataset(torch.utils.data.IterableDataset[Batch]):
         epoch = int(self._epochs[worker])
         self._epochs[worker] += 1
         share = Share(worker, workers, epoch, clone=info is not None)
-        self._reading = BatchIterator(self._dataset.read(self._wish, share))
+        self._reading = self._dataset.iterate(self._wish, share)
         return iter(self._reading)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ the call that caused them.
     ├── DatasetInUse           the dataset cannot be dropped while readers or tensors use it
     ├── ChunkFailed            a chunk could not be made, repeatedly
     ├── IteratorError          an iterator was used after its end, or in a forked child
+    ├── StateError             a state that was loaded is damaged, or of something else
     ├── ConfigError            the daemon's settings are wrong
     ├── LockHeld               another daemon serves this address
     └── DaemonError
@@ -132,6 +133,12 @@ class IteratorError(FaucetError):
     """An iterator was used after its end, or in a forked child of the process that made it."""
 
     code = "iterator"
+
+
+class StateError(FaucetError):
+    """A state that was loaded is damaged, of another dataset or reader, or has gaps."""
+
+    code = "state"
 
 
 class ConfigError(FaucetError):

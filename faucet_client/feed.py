@@ -5,17 +5,23 @@ The thread knows the feed and nothing above it, so that dropping an iterator end
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import threading
+import time
 from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Protocol
 
 from faucet_client._memory import is_sealed, page_rounded
 from faucet_client.channel import Grant, ReaderCall, ReaderRequest, Started
 from faucet_client.errors import (
     AccessDenied,
     DaemonError,
+    DaemonLost,
     DaemonUnreachable,
     FaucetError,
     InternalError,
@@ -23,25 +29,31 @@ from faucet_client.errors import (
 )
 from faucet_client.mapping import Columns, map_segment
 from faucet_client.session import Session, keep_in_children
+from faucet_client.state import Ranges
+
+_log = logging.getLogger(__name__)
 
 PREFETCH_GRANTS = 3
 """Grants that are under way or mapped beside the one being sliced."""
 
 START_TIMEOUT_S = 30.0
 
+RETRY_S = 0.1
+"""Between attempts to connect to a daemon that is not there."""
+
 
 class Run:
-    """A mapped grant."""
+    """A mapped grant; `number` is its own, whichever daemon it came from."""
 
-    __slots__ = ("chunk", "columns", "epoch", "first_row", "lease", "nbytes", "rows")
+    __slots__ = ("chunk", "columns", "epoch", "nbytes", "number", "ranges", "rows")
 
-    def __init__(self, grant: Grant, columns: Columns) -> None:
+    def __init__(self, grant: Grant, columns: Columns, number: int) -> None:
         self.columns = columns
-        self.lease = grant.lease
+        self.number = number
         self.epoch = grant.epoch
         self.chunk = grant.chunk
-        self.first_row = grant.first_row
-        self.rows = grant.rows
+        self.ranges = grant.ranges
+        self.rows = sum(rows for _, rows in grant.ranges)
         self.nbytes = grant.layout.nbytes
 
 
@@ -54,11 +66,11 @@ class Ledger:
     def __init__(self) -> None:
         self.passed_bytes = 0  # not less than what is kept; `kept_bytes` makes it exact
         self.dead: deque[int] = deque()
-        self._passed: dict[int, int] = {}  # lease -> bytes
+        self._passed: dict[int, int] = {}  # by a run's number: its bytes
 
     def passed(self, run: Run) -> None:
         """The run is consumed; from now on it is the caller's tensors that keep it."""
-        self._passed[run.lease] = run.nbytes
+        self._passed[run.number] = run.nbytes
         self.passed_bytes += run.nbytes
 
     def kept_bytes(self) -> int:
@@ -73,12 +85,13 @@ class Stream:
 
     def __init__(self, call: ReaderCall) -> None:
         self.call = call
+        self.least_epoch = 0
         self._pid = os.getpid()
         self._open = True
 
     @property
     def open(self) -> bool:
-        """Whether the stream still takes messages."""
+        """Whether more is wanted."""
         return self._open
 
     def credit(self, rows_consumed: int, seconds_waited: float) -> None:
@@ -88,6 +101,7 @@ class Stream:
 
     def advance(self, epoch: int) -> None:
         """Gives up what has not come yet of the epochs before `epoch`."""
+        self.least_epoch = epoch
         if self._open:
             self.call.advance(epoch)
 
@@ -100,22 +114,70 @@ class Stream:
             self._open = False
             self.call.finish()
 
+    def replace(self, call: ReaderCall, first_epoch: int) -> None:
+        """Goes on with another call, of a reader that begins with `first_epoch`."""
+        self.call = call
+        # Whatever was said to the old call meanwhile, nobody has heard.
+        if self.least_epoch > first_epoch:
+            call.advance(self.least_epoch)
+        if not self._open:
+            call.finish()
+
     def ended(self) -> None:
         """Nothing comes any more; ends the stream on this side as well."""
         self._open = False
         self.call.cancel()
 
 
-class Feed:
-    """Pulls grants and maps them ahead, in a thread of its own."""
+class Reconnect(Protocol):
+    """Connects to the daemon anew, and opens the dataset there as it was.
 
-    def __init__(self, session: Session, request: ReaderRequest) -> None:
+    Raises:
+        DaemonUnreachable, DaemonLost: there is no daemon yet.
+        FaucetError: there is one, and it cannot go on.
+    """
+
+    def __call__(self) -> Session:
+        """The session to go on with."""
+        ...
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How a reader gets over the loss of its daemon.
+
+    Attributes:
+        reconnect: See there.
+        seconds: How long that is tried before the reader fails; 0 for not at all.
+    """
+
+    reconnect: Reconnect
+    seconds: float
+
+
+class Feed:
+    """Pulls grants and maps them ahead, in a thread of its own.
+
+    What it has mapped is had, as far as the daemon is concerned: it will be handed out, whatever
+    becomes of the daemon. So after a loss it asks the next daemon for the rest.
+    """
+
+    def __init__(self, session: Session, request: ReaderRequest, patience: Patience) -> None:
         self.ready: queue.SimpleQueue[Run | FaucetError] = queue.SimpleQueue()
         self.bytes_mapped = 0
         self.largest_nbytes = 0
-        self._session = session
-        self._started: queue.SimpleQueue[Started | FaucetError] = queue.SimpleQueue()
+        self.reconnections = 0
+        self.lease_limit_bytes = 0
         self.ledger = Ledger()
+        self._session = session
+        self._request = request
+        self._patience = patience
+        self._before: Mapping[int, Ranges] | None = None  # until it is admitted
+        self._epoch = request.first_epoch
+        self._mapped: set[int] = set()  # chunks of this epoch
+        self._runs = 0
+        self._lost_at: float | None = None  # since when no daemon has said anything
+        self._started: queue.SimpleQueue[Started | FaucetError] = queue.SimpleQueue()
         self.stream = Stream(session.channel.read(request))
         keep_in_children(self.stream.call)
         threading.Thread(target=self._pull, name="faucet-feed", daemon=True).start()
@@ -138,18 +200,11 @@ class Feed:
         return started
 
     def _pull(self) -> None:
-        end: FaucetError = IteratorError("the iterator is closed")
         try:
-            for message in self.stream.call:
-                if isinstance(message, Started):
-                    self._started.put(message)
-                elif self.stream.open:  # else it is not fetched, and the daemon takes it back
-                    try:
-                        self._map(message)
-                    except AccessDenied as error:
-                        # It has been taken back, since the stream is at its end, which says why.
-                        end = error
-                        self.stream.close()
+            end = self._pull_from_this_daemon()
+            while isinstance(end, DaemonLost | DaemonUnreachable) and self.stream.open:
+                self._go_on_elsewhere(end)
+                end = self._pull_from_this_daemon()
         except FaucetError as error:
             end = error
         except Exception as error:  # noqa: BLE001  # the trainer's thread raises it
@@ -158,14 +213,92 @@ class Feed:
         self._started.put(end)
         self.ready.put(end)
 
+    def _pull_from_this_daemon(self) -> FaucetError:
+        """Why nothing more comes of it."""
+        end: FaucetError = IteratorError("the iterator is closed")
+        try:
+            for message in self.stream.call:
+                self._lost_at = None
+                if isinstance(message, Started):
+                    self._before = message.before
+                    self.lease_limit_bytes = message.lease_limit_bytes
+                    self._started.put(message)
+                elif self.stream.open:  # else it is not fetched, and the daemon takes it back
+                    try:
+                        self._map(message)
+                    except AccessDenied as error:
+                        # It has been taken back, since the stream is at its end, which says why.
+                        end = error
+        except FaucetError as error:
+            return error
+        return end
+
+    def _go_on_elsewhere(self, lost: FaucetError) -> None:
+        """Has a daemon that is there again go on where the lost one has stopped.
+
+        Raises:
+            DaemonLost: there was none for so long.
+            FaucetError: there is one, and it cannot go on.
+        """
+        if self._lost_at is None:
+            self._lost_at = time.monotonic()
+            if self._patience.seconds > 0:
+                _log.warning("%s. Waiting %g s for it", lost, self._patience.seconds)
+        while self.stream.open:
+            if time.monotonic() >= self._lost_at + self._patience.seconds:
+                raise self._given_up(lost)
+            time.sleep(RETRY_S)
+            try:
+                self._session = self._patience.reconnect()
+            except (DaemonUnreachable, DaemonLost) as error:
+                lost = error
+                continue
+            request = self._rest()
+            call = self._session.channel.read(request)
+            keep_in_children(call)
+            self.stream.replace(call, request.first_epoch)
+            self.reconnections += 1
+            return
+
+    def _given_up(self, lost: FaucetError) -> FaucetError:
+        seconds = self._patience.seconds
+        if seconds <= 0:
+            return lost
+        return DaemonLost(
+            f"the daemon at {self._session.address} was lost, and not there again within "
+            f"{seconds:g} s: {lost.message}. Batches that were handed out stay valid; start it "
+            "with `faucetd serve`, and go on from a state_dict(). How long to wait, patience_s of "
+            "FaucetClient says, or FAUCET_PATIENCE_S"
+        )
+
+    def _rest(self) -> ReaderRequest:
+        """What is asked for, less what was mapped."""
+        asked = self._request
+        if self._before is None:
+            return asked
+        last = asked.first_epoch + asked.epochs - 1
+        epoch = min(max(self._epoch, self.stream.least_epoch), last)
+        mapped = self._mapped if epoch == self._epoch else set()
+        first = epoch == asked.first_epoch
+        return replace(
+            asked,
+            first_epoch=epoch,
+            epochs=last - epoch + 1,
+            had=asked.had | mapped if first else frozenset(mapped),
+            before=self._before if first else {},
+            earlier=(),
+        )
+
     def _map(self, grant: Grant) -> None:
-        fd = self._session.handoff.fetch(grant.handle)
+        session = self._session
+        fd = session.handoff.fetch(grant.handle)
         mapped = False
         try:
             if not is_sealed(fd) or page_rounded(os.fstat(fd).st_size) != grant.layout.nbytes:
                 raise InternalError(f"the daemon sent another memory than that of grant {grant}")
-            bury = partial(self._session.bury, grant.lease, self.ledger.dead.append)
-            columns = map_segment(fd, grant.layout, bury)
+            self._runs += 1
+            note = partial(self.ledger.dead.append, self._runs)
+            columns = map_segment(fd, grant.layout, partial(session.bury, grant.lease, note))
             mapped = True
         except OSError as error:
             raise DaemonError(
@@ -175,8 +308,12 @@ class Feed:
         finally:
             os.close(fd)
             if not mapped:
-                self._session.handoff.release((grant.lease,))
-        self._session.adopt()
+                session.handoff.release((grant.lease,))
+        session.adopt()
         self.bytes_mapped += grant.layout.nbytes
         self.largest_nbytes = max(self.largest_nbytes, grant.layout.nbytes)
-        self.ready.put(Run(grant, columns))
+        if grant.epoch != self._epoch:
+            self._epoch = grant.epoch
+            self._mapped = set()
+        self._mapped.add(grant.chunk)
+        self.ready.put(Run(grant, columns, self._runs))

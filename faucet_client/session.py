@@ -106,24 +106,28 @@ class Session:
         with self._mapped_lock:
             self._mapped += 1
 
-    def bury(self, lease: int, note: Callable[[int], None], address: int, nbytes: int) -> None:
+    def bury(self, lease: int, note: Callable[[], None], address: int, nbytes: int) -> None:
         """Takes over memory whose last user is gone. Callable from a finalizer.
 
         Args:
             lease: The lease that ends with it.
-            note: Called with the lease at once, in the finalizer: it may do no more than append to
-                a deque, and must not hold on to mapped memory.
+            note: Called at once, in the finalizer: it may do no more than append to a deque, and
+                must not hold on to mapped memory.
             address: Where the memory is mapped.
             nbytes: Its size.
         """
         if not self.stale:  # a fork's copy goes with the fork
-            note(lease)
+            note()
             self._dead.put(_DeadMapping(address, nbytes, lease))
 
-    def close(self) -> None:
-        """Ends the session's calls. Tensors over its memory stay valid, leased till they die."""
+    def close(self, *, abandoned: bool = False) -> None:
+        """Ends the session's calls. Tensors over its memory stay valid, leased till they die.
+
+        Args:
+            abandoned: Since its daemon is gone, which is what calls that are under way shall tell.
+        """
         if not self.stale:
-            self.channel.close()
+            self.channel.close(abandoned=abandoned)
             self._dead.put(None)
 
     def _reap(self) -> None:

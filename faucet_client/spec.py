@@ -25,6 +25,8 @@ Split = Literal["train", "eval"]
 SPLITS: tuple[Split, Split] = ("train", "eval")
 
 SHUFFLES = ("batches", "none")
+ORDERS = ("shared", "deterministic")
+REMAINDERS = ("drop", "pad")
 
 CHUNKINGS = ("auto", "arrival", "hash")
 

@@ -79,9 +79,9 @@ class LocalDaemon:
         """What the daemon and its workers have logged so far."""
         return (self.folder / "log").read_text(errors="replace")
 
-    def client(self) -> FaucetClient:
-        """A client of this daemon; closed with it."""
-        client = FaucetClient(self.address)
+    def client(self, patience_s: float | None = None) -> FaucetClient:
+        """A client of this daemon; closed with it. For `patience_s` see FaucetClient."""
+        client = FaucetClient(self.address, patience_s=patience_s)
         self._clients.append(client)
         return client
 

@@ -44,6 +44,7 @@ from faucetd.errors import (
     ReaderConflict,
     SourceChanged,
     SourceNotFound,
+    SpecError,
     from_code,
 )
 from faucetd.journal import PlanJournal
@@ -226,11 +227,16 @@ class Conductor:
                 os.close(fd)
             case instructions.AdmitReader():
                 self._readers[instruction.reader].outbox.put_nowait(
-                    Started(instruction.rows_per_epoch, instruction.lease_limit_bytes)
+                    Started(
+                        instruction.rows_per_epoch,
+                        instruction.lease_limit_bytes,
+                        instruction.first_epoch_rows,
+                        instruction.before,
+                    )
                 )
             case instructions.RefuseReader():
                 reader = self._readers[instruction.reader]
-                reader.outbox.put_nowait(BudgetError(instruction.message))
+                reader.outbox.put_nowait(from_code(instruction.code, instruction.message))
                 self._forget_name(reader)  # the scheduler does not know it: no word of it counts
             case instructions.Grant():
                 self._grant(instruction)
@@ -271,8 +277,7 @@ class Conductor:
                 lease.handle,
                 grant.epoch,
                 grant.segment.chunk,
-                grant.rows.first,
-                grant.rows.rows,
+                grant.rows,
                 self._segments[grant.segment][1],
             )
         )
@@ -488,11 +493,17 @@ class Conductor:
                     await other.gone.wait()
         except TimeoutError:
             raise ReaderConflict(
-                f"job {request.job!r}, rank {request.rank}, worker {request.worker} already reads "
-                f"the {request.split} split, in process {self._names[name].session.pid}: give this "
-                "run another job= name, or close the other iterator"
+                f"job {request.job!r}, rank {request.shape.rank}, worker {request.worker} already "
+                f"reads the {request.split} split, in process {self._names[name].session.pid}: "
+                "give this run another job= name, or close the other iterator"
             ) from None
         self._refuse_unless_open(request.dataset_key)  # still, after that wait
+        if request.deterministic and not self._datasets[request.dataset_key].reproducible:
+            raise SpecError(
+                f"dataset {request.dataset_key} has chunks as the warehouse's streams brought "
+                'their rows, which another run would not: order="deterministic" needs the dataset '
+                'to be opened with chunking="hash"'
+            )
         reader = _Reader(self, self._next_reader, session, request)
         self._next_reader += 1
         self._readers[reader.number] = reader
@@ -505,9 +516,13 @@ class Conductor:
                 first_epoch=request.first_epoch,
                 epochs=request.epochs,
                 credits=request.credits,
-                part=request.part,
-                in_order=request.in_order,
+                shape=request.shape,
+                shuffled=request.shuffled,
+                in_order=request.deterministic or not request.shuffled,
                 seed=request.seed,
+                had=request.had,
+                before=request.before,
+                earlier=request.earlier,
             )
         )
         return reader
@@ -657,7 +672,7 @@ class Conductor:
         request = reader.request
         return ReaderStatus(
             job=request.job,
-            rank=request.rank,
+            rank=request.shape.rank,
             worker=request.worker,
             split=request.split,
             dataset_key=request.dataset_key,
@@ -694,4 +709,4 @@ def _most_segments() -> int:
 
 
 def _reader_name(request: ReaderRequest) -> ReaderName:
-    return (request.dataset_key, request.job, request.rank, request.worker, request.split)
+    return (request.dataset_key, request.job, request.shape.rank, request.worker, request.split)

@@ -74,6 +74,11 @@ class OpenDataset:
         """Whether no chunk is open."""
         return not any(chunk.open for chunk in self.chunks)
 
+    @property
+    def reproducible(self) -> bool:
+        """Whether its chunks have the same rows whoever opens it, and reads it when."""
+        return not self.opened.totals
+
     def describes(self, spec: DatasetSpec) -> bool:
         """Whether `spec` is what was asked for, at whichever moment."""
         theirs, ours = spec.source, self.spec.source

@@ -21,6 +21,7 @@ from faucet_client.errors import (
     SourceNotFound,
     SourceReadError,
     SpecError,
+    StateError,
     VersionMismatch,
     from_code,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "SourceNotFound",
     "SourceReadError",
     "SpecError",
+    "StateError",
     "VersionMismatch",
     "from_code",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from faucet_client.spec import Split
-from faucetd.schedule.parts import Part
+from faucetd.schedule.shares import Earlier, Ranges, Shape
 
 
 @dataclass(frozen=True)
@@ -136,9 +136,14 @@ class ReaderJoined:
     """A reader wants `epochs` epochs of a split, from `first_epoch` on.
 
     Attributes:
-        in_order: Chunks must come in ascending order.
-        seed: Decides, with the epoch, which chunks the reader would rather have first.
         credits: Grants that it can take now.
+        shape: Who it is among the readers of its job, which decides what its rows are.
+        shuffled: Whether the order of chunks varies, by seed and epoch.
+        in_order: Chunks must come in that order; otherwise it is only what it would rather have.
+        seed: Decides the order, with the epoch.
+        had: Chunks of which it needs nothing more in its first epoch.
+        before: Rows of chunks that are nobody's in the first epoch; see shares.py.
+        earlier: Readers whose rows are to be added to these.
     """
 
     reader: int
@@ -147,9 +152,13 @@ class ReaderJoined:
     first_epoch: int
     epochs: int
     credits: int
-    part: Part = field(default_factory=Part)
+    shape: Shape = field(default_factory=Shape)
+    shuffled: bool = True
     in_order: bool = False
     seed: int = 0
+    had: frozenset[int] = frozenset()
+    before: Mapping[int, Ranges] = field(default_factory=dict)
+    earlier: tuple[Earlier, ...] = ()
 
 
 @dataclass(frozen=True)

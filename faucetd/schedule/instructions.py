@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from faucet_client.spec import Split
-from faucetd.schedule.parts import RowRange
+from faucetd.schedule.shares import Ranges
 
 
 class SegmentId(NamedTuple):
@@ -51,30 +52,39 @@ class Evict:
 
 @dataclass(frozen=True)
 class AdmitReader:
-    """The reader may read; it can hold at most `lease_limit_bytes` of segments at a time."""
+    """The reader may read; it can hold at most `lease_limit_bytes` of segments at a time.
+
+    Attributes:
+        rows_per_epoch: Its rows of an epoch.
+        first_epoch_rows: Those of its first one, of which it may have had some.
+        before: Rows that are nobody's in the first epoch, by chunk.
+    """
 
     reader: int
     rows_per_epoch: int
     lease_limit_bytes: int
+    first_epoch_rows: int
+    before: Mapping[int, Ranges] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class RefuseReader:
-    """The reader cannot be promised the memory that it needs to get on."""
+    """The reader cannot be promised the memory that it needs, or has had what there is not."""
 
     reader: int
+    code: str
     message: str
 
 
 @dataclass(frozen=True)
 class Grant:
-    """The reader gets rows of a segment, and a lease on it."""
+    """The reader gets its rows of a segment, all of them, and a lease on it."""
 
     lease: int
     reader: int
     segment: SegmentId
     epoch: int
-    rows: RowRange
+    rows: Ranges
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ def _best_chunk(
         following = dataset.successor.get(worker_last[1])
     if reader.in_order:
         # The chunk that is needed now, by whoever is free; until then each worker keeps its lane.
-        soonest = min(candidates)
+        soonest = min(candidates, key=reader.rank.__getitem__)
         return (
             following if following in candidates and soonest != reader.next_in_order() else soonest
         )

@@ -28,7 +28,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from faucet_client.spec import SPLITS, Split
-from faucetd.errors import BudgetError
+from faucetd.errors import BudgetError, StateError
 from faucetd.errors import ChunkFailed as ChunkFailedError
 from faucetd.schedule import policy
 from faucetd.schedule.events import (
@@ -61,6 +61,7 @@ from faucetd.schedule.instructions import (
     RefuseReader,
     SegmentId,
 )
+from faucetd.schedule.shares import rows_in
 from faucetd.schedule.state import (
     FLOOR_SEGMENTS,
     UNLIMITED_BYTES,
@@ -240,32 +241,33 @@ class Scheduler:
         self._require(event.reader not in self._readers, "the reader exists")
         self._require(event.dataset in self._datasets, "no such dataset")
         dataset = self._datasets[event.dataset]
-        reader = Reader(
-            event.reader,
-            event.dataset,
-            event.split,
-            [
-                dataset.range_of(chunk, event.split, event.part)
-                for chunk in range(len(dataset.chunks))
-            ],
-            event.part.rows_before(dataset.total_rows(event.split)),
-            event.part,
-            event.first_epoch,
-            event.epochs,
-            event.in_order,
-            event.seed,
-        )
+        if reason := dataset.why_not(event):
+            message = (
+                f"the state that was loaded is not of this dataset: {reason}. Load the state of a "
+                f"reader of {dataset.key}, or begin without one"
+            )
+            self._out.append(RefuseReader(event.reader, StateError.code, message))
+            return
+        reader = Reader(event, dataset)
         try:
             reader.limit_bytes = self._promise(dataset, event.split)
         except BudgetError as error:
-            self._out.append(RefuseReader(event.reader, error.message))
+            self._out.append(RefuseReader(event.reader, error.code, error.message))
             return
-        reader.credits = event.credits
         self._readers[reader.id] = reader
         dataset.readers[reader.id] = reader
-        self._out.append(AdmitReader(reader.id, reader.rows_per_epoch, reader.limit_bytes))
-        if reader.chunks and event.epochs > 0:
+        self._out.append(
+            AdmitReader(
+                reader.id,
+                reader.rows_per_epoch,
+                reader.limit_bytes,
+                reader.first_epoch_rows,
+                reader.first_share.before,
+            )
+        )
+        if reader.rows_per_epoch and event.epochs > 0:
             self._start_epoch(reader, event.first_epoch)
+            self._end_epoch_if_done(reader)
 
     def _keep_promises(self) -> None:
         """Segments have proved larger than planned: the last readers may be too many now."""
@@ -334,8 +336,8 @@ class Scheduler:
         return max(reader.limit_bytes, FLOOR_SEGMENTS * segment)
 
     def _start_epoch(self, reader: Reader, epoch: int) -> None:
-        reader.start_epoch(epoch)
         dataset = self._datasets[reader.dataset]
+        reader.start_epoch(epoch, dataset)
         wanted = dataset.wanted[reader.split]
         loading = self._loading(reader.dataset, reader.split)
         for chunk in reader.pending:
@@ -451,10 +453,10 @@ class Scheduler:
         dataset.find(chunk, found.chunk)
         here = [reader for reader in dataset.readers.values() if chunk in reader.pending]
         for reader in dataset.readers.values():
-            rows = dataset.range_of(chunk, reader.split, reader.part)
+            rows = reader.range_in(chunk, dataset)
             assert rows is not None, "it has just been found"
             reader.find(chunk, rows)
-            if not rows.rows and chunk in reader.pending:
+            if not rows and chunk in reader.pending:
                 self._unwant(reader, chunk)
         if found.following is not None:
             following = dataset.append(found.following)
@@ -560,9 +562,9 @@ class Scheduler:
         reader.held_leases += 1
         reader.credits -= 1
         rows = reader.rows_of(chunk)
-        reader.rows_granted += rows.rows
+        reader.rows_granted += rows_in(rows)
         self._out.append(Grant(lease, reader.id, segment.id, reader.epoch, rows))
-        reader.epoch_rows_granted += rows.rows
+        reader.epoch_rows_granted += rows_in(rows)
         self._unwant(reader, chunk)
         self._end_epoch_if_done(reader)
         return True

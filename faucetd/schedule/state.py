@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from faucet_client.spec import SPLITS, Split
-from faucetd.schedule.events import ChunkInfo, Totals
+from faucetd.schedule.events import ChunkInfo, ReaderJoined, Totals
 from faucetd.schedule.instructions import SegmentId
-from faucetd.schedule.parts import Part, RowRange
+from faucetd.schedule.shares import Earlier, Ranges, Share, rows_in, union
 
 FLOOR_SEGMENTS = 3
 """Segments that each reader may always lease: the one that its last batch still pins, the one that
@@ -52,35 +52,28 @@ class Lease:
 class Reader:
     """One reader: what it has not had of its epoch yet, what it holds, what it may hold."""
 
-    def __init__(
-        self,
-        reader: int,
-        dataset: str,
-        split: Split,
-        ranges: list[RowRange | None],
-        rows_per_epoch: int,
-        part: Part,
-        first_epoch: int,
-        epochs: int,
-        in_order: bool,
-        seed: int,
-    ) -> None:
-        self.id = reader
-        self.dataset = dataset
-        self.split: Split = split
-        self.ranges = ranges  # by chunk; None as long as the chunk is open
-        self.rows_per_epoch = rows_per_epoch
-        self.part = part
-        self.chunks = [
-            chunk
-            for chunk, rows in enumerate(ranges)
-            if rows_per_epoch and (rows is None or rows.rows)
-        ]
-        self.epoch = first_epoch - 1
-        self.last_epoch = first_epoch + epochs - 1
-        self.in_order = in_order
-        self.seed = seed
-        self.credits = 0
+    def __init__(self, wish: ReaderJoined, dataset: Dataset) -> None:
+        self.id = wish.reader
+        self.dataset = wish.dataset
+        self.split: Split = wish.split
+        self.share = Share(wish.shape, {}, ())
+        before = dataset.had_before(wish.split, wish.before, wish.earlier)
+        starts = dataset.starts[wish.split]
+        self.first_share = Share(wish.shape, before, starts) if before else self.share
+        self.had = wish.had
+        total = dataset.total_rows(wish.split)
+        self.rows_per_epoch = self.share.rows(total)
+        self.first_epoch_rows = self.first_share.rows(total)
+        self.ranges: list[Ranges | None] = []  # by chunk; None as long as the chunk is open
+        self.chunks: list[int] = []
+        self._deal(self.first_share, dataset)
+        self.first_epoch = wish.first_epoch
+        self.epoch = wish.first_epoch - 1
+        self.last_epoch = wish.first_epoch + wish.epochs - 1
+        self.shuffled = wish.shuffled
+        self.in_order = wish.in_order
+        self.seed = wish.seed
+        self.credits = wish.credits
         self.limit_bytes = 0
         self.held_bytes = 0
         self.held_leases = 0
@@ -92,7 +85,20 @@ class Reader:
         self.pending: set[int] = set()
         self.absent = 0  # pending chunks that are neither resident nor being made
         self.ready: list[tuple[int, int]] = []
+        self._order: list[int] = []
         self._next_in_order = 0
+
+    def _deal(self, share: Share, dataset: Dataset) -> None:
+        """Decides which rows of each chunk are the reader's from now on."""
+        self._dealt = share
+        self._has_rows = share.rows(dataset.total_rows(self.split)) > 0
+        self.ranges = [
+            dataset.range_of(chunk, self.split, share) for chunk in range(len(dataset.chunks))
+        ]
+        # Where nothing is the reader's in all, no open chunk has anything for it either.
+        self.chunks = [
+            chunk for chunk, rows in enumerate(self.ranges) if self._has_rows and rows != ()
+        ]
 
     @property
     def epochs_left(self) -> int:
@@ -102,34 +108,52 @@ class Reader:
     def segment(self, chunk: int) -> SegmentId:
         return SegmentId(self.dataset, chunk, self.split)
 
-    def start_epoch(self, epoch: int) -> None:
+    @property
+    def epoch_rows(self) -> int:
+        """The reader's rows of the current epoch, those included that it had at first."""
+        first = self.epoch == self.first_epoch
+        return self.first_epoch_rows if first else self.rows_per_epoch
+
+    def start_epoch(self, epoch: int, dataset: Dataset) -> None:
         """Makes all chunks pending again, in this epoch's order."""
         self.epoch = epoch
-        order = list(self.chunks)
-        if not self.in_order:
+        first = epoch == self.first_epoch
+        if not first and self._dealt is not self.share:
+            self._deal(self.share, dataset)
+        order = list(range(len(self.ranges)))
+        if self.shuffled:
+            # All parts and ranks of a job have the same order, so that they want the same chunks.
             seed = f"{self.dataset}/{self.split}/{self.seed}/{epoch}"
             random.Random(seed).shuffle(order)  # noqa: S311  # a shuffle, no secret
-        self.rank = {chunk: rank for rank, chunk in enumerate(order)}
-        self.pending = set(order)
+        mine = set(self.chunks)
+        self._order = [chunk for chunk in order if chunk in mine]
+        self.rank = {chunk: rank for rank, chunk in enumerate(self._order)}
+        self.pending = mine - self.had if first else mine
         self.absent = 0
         self.ready = []
-        self.epoch_rows_granted = 0
+        had = (self.rows_of(chunk) for chunk in mine - self.pending)
+        self.epoch_rows_granted = sum(map(rows_in, had))
         self._next_in_order = 0
 
     def follow(self, chunk: int) -> None:
         """The dataset has one more chunk, an open one."""
         self.ranges.append(None)
-        if self.rows_per_epoch:
+        if self._has_rows:
             self.chunks.append(chunk)
             self.rank[chunk] = len(self.rank)
+            self._order.append(chunk)
 
-    def find(self, chunk: int, rows: RowRange) -> None:
+    def find(self, chunk: int, rows: Ranges) -> None:
         """An open chunk has turned out to have these rows for the reader."""
         self.ranges[chunk] = rows
-        if not rows.rows and self.rows_per_epoch:
+        if not rows and self._has_rows:
             self.chunks.remove(chunk)
 
-    def rows_of(self, chunk: int) -> RowRange:
+    def range_in(self, chunk: int, dataset: Dataset) -> Ranges | None:
+        """The reader's rows of a chunk in this epoch; None as long as it is open."""
+        return dataset.range_of(chunk, self.split, self._dealt)
+
+    def rows_of(self, chunk: int) -> Ranges:
         """The reader's rows of a chunk that is not open."""
         rows = self.ranges[chunk]
         assert rows is not None, "only what was loaded is granted, and so it is known"
@@ -137,7 +161,7 @@ class Reader:
 
     def completes_epoch(self, chunk: int) -> bool:
         """Whether the chunk's rows are the last that the epoch still lacks."""
-        return self.epoch_rows_granted + self.rows_of(chunk).rows >= self.rows_per_epoch
+        return self.epoch_rows_granted + rows_in(self.rows_of(chunk)) >= self.epoch_rows
 
     def offer(self, chunk: int) -> None:
         """The chunk's segment has become resident."""
@@ -146,8 +170,8 @@ class Reader:
 
     def next_in_order(self) -> int | None:
         """The only chunk that an in-order reader can take next."""
-        while self._next_in_order < len(self.chunks):
-            chunk = self.chunks[self._next_in_order]
+        while self._next_in_order < len(self._order):
+            chunk = self._order[self._next_in_order]
             if chunk in self.pending:
                 return chunk
             self._next_in_order += 1
@@ -218,11 +242,43 @@ class Dataset:
         for split in SPLITS:
             self._grow(chunk, split, before[split])
 
-    def range_of(self, chunk: int, split: Split, part: Part) -> RowRange | None:
-        """A part's rows of a chunk; None as long as it is open."""
+    def range_of(self, chunk: int, split: Split, share: Share) -> Ranges | None:
+        """A reader's rows of a chunk; None as long as it is open."""
         if chunk in self.open:
             return None
-        return part.range_at(self.starts[split][chunk], self.chunks[chunk].rows.get(split, 0))
+        rows = self.chunks[chunk].rows.get(split, 0)
+        return share.of_chunk(chunk, self.starts[split][chunk], rows, self.total_rows(split))
+
+    def why_not(self, wish: ReaderJoined) -> str:
+        """Why what a reader says it had cannot be true; empty if it can."""
+        earlier = [each for reader in wish.earlier for each in (reader.had, reader.partly)]
+        for chunk in (
+            number for numbers in (wish.had, wish.before, *earlier) for number in numbers
+        ):
+            if chunk >= len(self.chunks) or chunk in self.open:
+                return f"it had chunk {chunk}, which nobody has found yet"
+        for partly in (wish.before, *(reader.partly for reader in wish.earlier)):
+            for chunk, ranges in partly.items():
+                rows = self.chunks[chunk].rows.get(wish.split, 0)
+                if ranges != union(ranges) or any(first + count > rows for first, count in ranges):
+                    return f"it had rows of chunk {chunk} that are not there"
+        return ""
+
+    def had_before(
+        self, split: Split, before: Mapping[int, Ranges], earlier: Sequence[Earlier]
+    ) -> dict[int, Ranges]:
+        """By chunk, the rows in `before`, and those that earlier readers had."""
+        found = {chunk: [ranges] for chunk, ranges in before.items()}
+        for reader in earlier:
+            share = Share(reader.shape, before, self.starts[split])
+            for chunk in reader.had:
+                ranges = self.range_of(chunk, split, share)
+                assert ranges is not None, "what was had was found"
+                found.setdefault(chunk, []).append(ranges)
+            for chunk, ranges in reader.partly.items():
+                found.setdefault(chunk, []).append(ranges)
+        together = {chunk: union(*several) for chunk, several in found.items()}
+        return {chunk: ranges for chunk, ranges in together.items() if ranges}
 
     def segment_bytes(self, chunk: int, split: Split) -> int:
         """What the segment will need: the plan's word, or more where text has proved longer.

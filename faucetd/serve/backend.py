@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from faucet_client.layout import SegmentLayout
 from faucet_client.spec import DatasetSpec, Split
 from faucet_client.status import Status
-from faucetd.schedule.parts import Part
+from faucetd.schedule.shares import Earlier, Ranges, Shape
 from faucetd.serve.sessions import Session
 
 
@@ -56,14 +56,17 @@ class ReaderRequest:
     dataset_key: str
     split: Split
     job: str
-    rank: int
     worker: int
     first_epoch: int
     epochs: int
-    part: Part
-    in_order: bool
+    shape: Shape
+    shuffled: bool
+    deterministic: bool
     seed: int
     credits: int
+    had: frozenset[int] = frozenset()
+    before: Mapping[int, Ranges] = field(default_factory=dict)
+    earlier: tuple[Earlier, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,18 +75,19 @@ class Started:
 
     rows_per_epoch: int
     lease_limit_bytes: int
+    first_epoch_rows: int
+    before: Mapping[int, Ranges]
 
 
 @dataclass(frozen=True)
 class Granted:
-    """Rows of a segment, and the handle to ask its memory with."""
+    """The reader's rows of a segment, and the handle to ask its memory with."""
 
     lease: int
     handle: bytes
     epoch: int
     chunk: int
-    first_row: int
-    rows: int
+    ranges: Ranges
     layout: SegmentLayout
 
 

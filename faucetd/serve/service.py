@@ -25,7 +25,7 @@ from faucetd.errors import (
     SourceNotFound,
     SpecError,
 )
-from faucetd.serve import translate
+from faucetd.serve import reading, translate
 from faucetd.serve.backend import Backend, ReaderStream
 from faucetd.serve.sessions import Session, SessionTable
 
@@ -153,7 +153,7 @@ class FaucetService(faucet_pb2_grpc.FaucetServicer):
             raise SpecError("a reader's stream must begin with `start`") from None
         if first.WhichOneof("message") != "start":
             raise SpecError("a reader's stream must begin with `start`")
-        return await self._backend.read(session, translate.reader_request_from(first.start))
+        return await self._backend.read(session, reading.reader_request_from(first.start))
 
     @staticmethod
     async def _pump(
@@ -166,7 +166,7 @@ class FaucetService(faucet_pb2_grpc.FaucetServicer):
                     case "credit":
                         credit = request.credit
                         stream.credit(
-                            min(credit.grants, translate.MAX_CREDITS),
+                            min(credit.grants, reading.MAX_CREDITS),
                             credit.rows_consumed,
                             credit.seconds_waited,
                         )

@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from faucet_protos.v1 import faucet_pb2, spec_pb2
 
 from faucet_client.layout import SegmentLayout
 from faucet_client.preprocessing.options_json import options_from_json
 from faucet_client.preprocessing.spec import PreprocessingSpec
 from faucet_client.spec import (
-    SHUFFLES,
-    SPLITS,
     BigQuerySource,
     DatasetSpec,
     DuckDBSource,
     ParquetSource,
     Source,
-    Split,
 )
 from faucet_client.status import Status
 from faucetd.errors import SpecError
-from faucetd.schedule.parts import Part
-from faucetd.serve.backend import DatasetInfo, Granted, OpenProgress, ReaderRequest, Started
+from faucetd.serve.backend import DatasetInfo, Granted, OpenProgress, Started
 
-MAX_NAME = 256
 MAX_COLUMNS = 20_000
-MAX_CREDITS = 64
-MAX_EPOCHS = 1_000_000
-MAX_PARTS = 4_096
 
 
 def spec_from(message: spec_pb2.DatasetSpec) -> DatasetSpec:
@@ -93,44 +83,6 @@ def _preprocessing_from(text: str) -> str | PreprocessingSpec:
     return PreprocessingSpec.from_json(text) if text.lstrip().startswith("{") else text
 
 
-def reader_request_from(message: faucet_pb2.StartReader) -> ReaderRequest:
-    """The described reader.
-
-    Raises:
-        SpecError: a number is out of its range, or a name is unknown.
-    """
-
-    def require(truth: bool, what: str) -> None:
-        if not truth:
-            raise SpecError(f"a reader cannot start: {what}")
-
-    require(message.split in SPLITS, f"split must be one of {SPLITS}, not {message.split!r}")
-    require(
-        0 < len(message.job) <= MAX_NAME and message.job.isprintable(),
-        f"job must have 1 to {MAX_NAME} printable characters",
-    )
-    require(message.shuffle in SHUFFLES, f"shuffle must be one of {SHUFFLES}")
-    require(1 <= message.epochs <= MAX_EPOCHS, f"epochs must be 1 to {MAX_EPOCHS}")
-    require(message.first_epoch + message.epochs < 2**32, "there are too many epochs")
-    require(1 <= message.parts <= MAX_PARTS, f"parts must be 1 to {MAX_PARTS}")
-    require(message.part < message.parts, "part must be below parts")
-    require(message.stripe_rows >= 1, "stripe_rows must be at least 1")
-    require(message.credits <= MAX_CREDITS, f"credits must be at most {MAX_CREDITS}")
-    return ReaderRequest(
-        dataset_key=message.dataset_key,
-        split=cast("Split", message.split),
-        job=message.job,
-        rank=message.rank,
-        worker=message.worker,
-        first_epoch=message.first_epoch,
-        epochs=message.epochs,
-        part=Part(message.part, message.parts, message.stripe_rows),
-        in_order=message.shuffle == "none",
-        seed=message.seed,
-        credits=message.credits,
-    )
-
-
 def open_event_to(event: OpenProgress | DatasetInfo) -> faucet_pb2.OpenDatasetEvent:
     """An event of an open."""
     if isinstance(event, OpenProgress):
@@ -165,6 +117,12 @@ def daemon_message_to(message: Started | Granted) -> faucet_pb2.DaemonMessage:
             started=faucet_pb2.ReaderStarted(
                 rows_per_epoch=message.rows_per_epoch,
                 lease_limit_bytes=message.lease_limit_bytes,
+                first_epoch_rows=message.first_epoch_rows,
+                before=[
+                    faucet_pb2.ChunkRows(chunk=chunk, first_row=first, rows=rows)
+                    for chunk, ranges in message.before.items()
+                    for first, rows in ranges
+                ],
             )
         )
     return faucet_pb2.DaemonMessage(
@@ -173,8 +131,9 @@ def daemon_message_to(message: Started | Granted) -> faucet_pb2.DaemonMessage:
             handle=message.handle,
             epoch=message.epoch,
             chunk=message.chunk,
-            first_row=message.first_row,
-            rows=message.rows,
+            ranges=[
+                faucet_pb2.RowRange(first_row=first, rows=rows) for first, rows in message.ranges
+            ],
             layout=_layout_to(message.layout),
         )
     )

@@ -18,7 +18,7 @@ from faucet_client import DatasetSpec, FaucetClient
 from faucet_client.channel import ReaderRequest
 from faucet_client.dataset import Dataset
 from faucet_client.errors import FaucetError
-from faucet_client.feed import PREFETCH_GRANTS, Feed
+from faucet_client.feed import PREFETCH_GRANTS, Feed, Patience
 from faucet_client.spec import Split
 from tests.bigquery_server.local import LocalBigQuery
 from tests.bigquery_server.settings import Settings
@@ -200,7 +200,7 @@ def read_chunks(
         seed=0,
         credits=PREFETCH_GRANTS,
     )
-    feed = Feed(client.session(), request)
+    feed = Feed(client.session(), request, Patience(client.session, 0.0))
     try:
         left = feed.wait_started().rows_per_epoch * epochs
         found: list[dict[int, Ids]] = [{} for _ in range(epochs)]

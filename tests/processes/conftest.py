@@ -133,9 +133,16 @@ def start_trainer(
     """Starts trainers as processes of their own; those that still run at the end are killed."""
     started: list[Trainer] = []
 
-    def start(daemon: WatchedDaemon, table: Described, **changes: Any) -> Trainer:
+    def start(
+        daemon: WatchedDaemon, table: Described, *, patience_s: float = 0.0, **changes: Any
+    ) -> Trainer:
         trainer = Trainer(
-            nursery, daemon.address, table.fields(**changes), tmp_path, f"trainer-{len(started)}"
+            nursery,
+            daemon.address,
+            table.fields(**changes),
+            tmp_path,
+            f"trainer-{len(started)}",
+            patience_s,
         )
         started.append(trainer)
         return trainer

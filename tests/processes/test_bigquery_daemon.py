@@ -28,7 +28,7 @@ from faucetd.fetch.bigquery.settings import BigQuerySettings
 from faucetd.fetch.pieces import PlannedChunk
 from faucetd.journal import PlanJournal
 from faucetd.openings import MOST_UNUSED
-from faucetd.schedule.parts import Part
+from faucetd.schedule.shares import Shape
 from faucetd.serve.backend import ReaderRequest
 from faucetd.serve.sessions import Session
 from faucetd.worker import messages, wire
@@ -252,7 +252,7 @@ def test_one_worker_opens_and_loads_in_turns(tmp_path: Path) -> None:
         first = await daemon.open(0)
         await daemon.say(opened("k0"))
         await first
-        request = ReaderRequest("k0", "train", "job", 0, 0, 0, 1, Part(), False, 0, 1)
+        request = ReaderRequest("k0", "train", "job", 0, 0, 1, Shape(), True, False, 0, 1)
         await daemon.conductor.read(Session(1, 1), request)
         others = [await daemon.open(number) for number in (1, 2)]
         loaded = messages.Loaded(segments={}, rows_read=0, bytes_read=0, counts={})

@@ -32,7 +32,7 @@ def test_a_client_goes_on_after_its_daemon_was_restarted(
 ) -> None:
     daemon = start_daemon()
     table = make_table(rows=4_000)
-    dataset = daemon.client().open(table.spec())
+    dataset = daemon.client(patience_s=0).open(table.spec())
     batches = dataset.batches(batch_size=100)
     next(batches)
     daemon.kill()

@@ -29,8 +29,8 @@ from tests.processes.specs import read_spec
 class Trainer:
     """Its public methods are the commands."""
 
-    def __init__(self, address: str, spec: dict[str, Any]) -> None:
-        self.dataset = FaucetClient(address).open(read_spec(spec))
+    def __init__(self, address: str, spec: dict[str, Any], patience_s: float) -> None:
+        self.dataset = FaucetClient(address, patience_s=patience_s).open(read_spec(spec))
         self.batches: BatchIterator | None = None
         self.held: list[Batch] = []
         self.ids: list[Ids] = []
@@ -98,6 +98,11 @@ class Trainer:
         np.save(path, np.concatenate(self.ids) if self.ids else np.empty(0, np.int64))
         self.ids.clear()
         return {}
+
+    def state(self) -> dict[str, Any]:
+        """The iterator's."""
+        assert self.batches is not None
+        return {"state": self.batches.state_dict()}
 
     def stats(self) -> dict[str, Any]:
         """The iterator's."""

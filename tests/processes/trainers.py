@@ -30,10 +30,17 @@ class Trainer:
         spec: Fields of the `DatasetSpec`, as specs.py reads them.
         folder: For what it logs and saves.
         name: Of those files, and of the job.
+        patience_s: How long it waits for a daemon that went away.
     """
 
     def __init__(
-        self, nursery: Nursery, address: str, spec: dict[str, Any], folder: Path, name: str
+        self,
+        nursery: Nursery,
+        address: str,
+        spec: dict[str, Any],
+        folder: Path,
+        name: str,
+        patience_s: float,
     ) -> None:
         self.name = name
         self._folder = folder
@@ -48,7 +55,7 @@ class Trainer:
         self.pid = self._child.pid
         self._unread = b""
         self._ready: dict[str, Any] | None = None
-        self._write({"address": address, "spec": spec})
+        self._write({"address": address, "spec": spec, "patience_s": patience_s})
 
     @property
     def log(self) -> str:
@@ -133,4 +140,6 @@ class Trainer:
 class StartTrainer(Protocol):
     """Starts a trainer; `changes` are fields of the table's spec."""
 
-    def __call__(self, daemon: WatchedDaemon, table: Described, **changes: Any) -> Trainer: ...
+    def __call__(
+        self, daemon: WatchedDaemon, table: Described, *, patience_s: float = ..., **changes: Any
+    ) -> Trainer: ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -44,6 +45,7 @@ from faucetd.schedule.instructions import (
 )
 from faucetd.schedule.parts import Part
 from faucetd.schedule.scheduler import InvalidTransition, Scheduler
+from faucetd.schedule.shares import Ranges, Shape, Share, rows_in
 
 SIZE = 100
 
@@ -244,7 +246,7 @@ def test_an_in_order_reader_gets_ascending_chunks_though_others_are_resident() -
     world.join(1, credits=9, seed=3)
     for _ in range(3):
         world.finish_load(0)
-    world.join(2, credits=9, in_order=True)
+    world.join(2, credits=9, in_order=True, shuffled=False)
     while world.loads:
         world.finish_load(0)
     assert [g.segment.chunk for g in world.grants if g.reader == 2] == list(range(6))
@@ -287,7 +289,7 @@ def test_there_are_never_more_segments_than_there_may_be_descriptors() -> None:
     world.scheduler = Scheduler(1_000_000, most_segments=10)
     world.send(DatasetAdded("d", chunks(40)))
     world.send(WorkerIdle(0))
-    world.join(1, credits=99, in_order=True)
+    world.join(1, credits=99, in_order=True, shuffled=False)
     while world.loads:
         world.finish_load(0)
         assert len(world.scheduler.resident("d")) <= 10
@@ -299,16 +301,16 @@ def test_open_chunks_are_found_one_by_one_and_every_reader_gets_each_row_once() 
     lanes = [lane(0, (7, 2), (6, 1), (3, 0)), lane(1, (5, 5), (0, 0))]
     world = World(10_000, lanes=lanes, workers=2)
     world.join(1, credits=99, epochs=2)
-    world.join(2, credits=99, split="eval", in_order=True)
+    world.join(2, credits=99, split="eval", in_order=True, shuffled=False)
     while world.loads:
         world.finish_load(max(world.loads))
     assert world.admitted[1].rows_per_epoch == 21
     assert world.admitted[2].rows_per_epoch == 8
     assert sorted(load.chunk for load in world.all_loads) == [0, 1, 2, 3, 4]
     for epoch in (0, 1):
-        granted = [g.rows.rows for g in world.grants if (g.reader, g.epoch) == (1, epoch)]
+        granted = [rows_in(g.rows) for g in world.grants if (g.reader, g.epoch) == (1, epoch)]
         assert sorted(granted) == [3, 5, 6, 7]
-    evals = [(g.segment.chunk, g.rows.rows) for g in world.grants if g.reader == 2]
+    evals = [(g.segment.chunk, rows_in(g.rows)) for g in world.grants if g.reader == 2]
     assert evals == sorted(evals)
     assert sum(rows for _, rows in evals) == 8
 
@@ -318,9 +320,11 @@ def test_the_last_rows_of_an_epoch_are_held_back_until_no_chunk_is_open() -> Non
     world.join(1, credits=99)
     world.finish_load(0)
     world.finish_load(0)
-    assert [g.rows.rows for g in world.grants] == [4]  # there are the other 3, yet more may come
+    assert [rows_in(g.rows) for g in world.grants] == [
+        4
+    ]  # there are the other 3, yet more may come
     world.finish_load(0)
-    assert [g.rows.rows for g in world.grants] == [4, 3]
+    assert [rows_in(g.rows) for g in world.grants] == [4, 3]
 
 
 def test_a_reader_that_joins_a_half_found_plan_gets_what_is_found_and_what_follows() -> None:
@@ -328,10 +332,10 @@ def test_a_reader_that_joins_a_half_found_plan_gets_what_is_found_and_what_follo
     world.join(1, credits=1)
     world.finish_load(0)
     world.join(2, credits=99)
-    assert [g.rows.rows for g in world.grants if g.reader == 2] == [4]
+    assert [rows_in(g.rows) for g in world.grants if g.reader == 2] == [4]
     while world.loads:
         world.finish_load(0)
-    assert [g.rows.rows for g in world.grants if g.reader == 2] == [4, 3, 2]
+    assert [rows_in(g.rows) for g in world.grants if g.reader == 2] == [4, 3, 2]
     assert Counter(load.chunk for load in world.all_loads) == {0: 1, 1: 1, 2: 1}
 
 
@@ -360,7 +364,7 @@ def test_an_open_chunk_is_not_loaded_for_one_split_while_it_is_for_the_other() -
                 world.send(LeasesReleased((grant.lease,)))
                 world.send(CreditsGiven(grant.reader, 1))
     assert not world.failed
-    assert sorted(g.rows.rows for g in world.grants if g.reader == 2) == [4, 4, 4]
+    assert sorted(rows_in(g.rows) for g in world.grants if g.reader == 2) == [4, 4, 4]
 
 
 def test_more_bytes_for_an_open_chunk_teach_nothing_about_the_others() -> None:
@@ -415,19 +419,53 @@ class Histories(RuleBasedStateMachine):
         split=st.sampled_from(["train", "eval"]),
         epochs=st.integers(1, 3),
         grants=st.integers(0, 4),
-        parts=st.integers(1, 3),
+        ranks=st.integers(1, 3),
+        remainder=st.sampled_from(["drop", "pad"]),
+        parts=st.integers(1, 2),
         stripe=st.integers(1, 4),
+        shuffled=st.booleans(),
         in_order=st.booleans(),
         seed=st.integers(0, 5),
     )
-    def join(self, split, epochs, grants, parts, stripe, in_order, seed) -> None:  # type: ignore[no-untyped-def]  # hypothesis passes them
-        for part in range(parts):
+    def join(  # type: ignore[no-untyped-def]  # hypothesis passes them
+        self, split, epochs, grants, ranks, remainder, parts, stripe, shuffled, in_order, seed
+    ) -> None:
+        for rank, part in itertools.product(range(ranks), range(parts)):
             reader = len(self.joined) + 1
+            shape = Shape(rank, ranks, remainder, Part(part, parts, stripe))
             event = ReaderJoined(
-                reader, "d", split, 0, epochs, grants, Part(part, parts, stripe), in_order, seed
+                reader, "d", split, 0, epochs, grants, shape, shuffled, in_order, seed
             )
             self.joined[reader] = event
             self.world.send(event)
+
+    def _granted(self, reader: int, epoch: int) -> dict[int, Ranges]:
+        return {
+            g.segment.chunk: g.rows
+            for g in self.world.grants
+            if (g.reader, g.epoch) == (reader, epoch)
+        }
+
+    @precondition(lambda self: self._readers())
+    @rule(data=st.data())
+    def resume(self, data: st.DataObject) -> None:
+        """A reader is gone, and comes back with what it has had."""
+        gone = data.draw(st.sampled_from(self._readers()))
+        event = self.joined[gone]
+        epoch = max(self.world.scheduler.reader(gone).epoch, event.first_epoch)
+        self.leave_by_name(gone)
+        had = frozenset(self._granted(gone, epoch))
+        if epoch == event.first_epoch:
+            had |= event.had
+        reader = len(self.joined) + 1
+        self.joined[reader] = replace(
+            event,
+            reader=reader,
+            first_epoch=epoch,
+            epochs=event.first_epoch + event.epochs - epoch,
+            had=had,
+        )
+        self.world.send(self.joined[reader])
 
     def _readers(self) -> list[int]:
         return [r for r in self.world.admitted if r not in self.gone and r not in self.world.failed]
@@ -440,7 +478,9 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: self._readers())
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
-        reader = data.draw(st.sampled_from(self._readers()))
+        self.leave_by_name(data.draw(st.sampled_from(self._readers())))
+
+    def leave_by_name(self, reader: int) -> None:
         self.gone.add(reader)
         self.world.send(ReaderLeft(reader))
 
@@ -553,36 +593,32 @@ class Histories(RuleBasedStateMachine):
         assert scheduler.memory().used_bytes == 0
 
     def _has_rows_to_come(self, reader: int) -> bool:
-        view = self.world.scheduler.reader(reader)
         event = self.joined[reader]
-        skipped = [epoch for r, epoch in self.advanced if r == reader and epoch < event.epochs]
-        if not skipped:
-            return view.rows_granted < view.rows_per_epoch * event.epochs
-        last = sum(
-            g.rows.rows
-            for g in self.world.grants
-            if (g.reader, g.epoch) == (reader, event.epochs - 1)
-        )
-        return last < view.rows_per_epoch and (reader, event.epochs - 1) not in self.advanced
+        last = event.first_epoch + event.epochs - 1
+        if (reader, last) in self.advanced:
+            return False
+        return self._granted(reader, last) != self._expected(event, last)
 
-    def _check_exact(self, reader: int) -> None:
-        event = self.joined[reader]
+    def _expected(self, event: ReaderJoined, epoch: int) -> dict[int, Ranges]:
+        """The chunks that a reader must be granted, and its rows of each."""
+        share = Share(event.shape, {}, ())
+        total = sum(self.world.plan[c].rows.get(event.split, 0) for c in self.world.order)
         expected = {}
         start = 0
         for chunk in self.world.order:
             rows = self.world.plan[chunk].rows.get(event.split, 0)
-            if (mine := event.part.range_at(start, rows)).rows:
+            if mine := share.of_chunk(chunk, start, rows, total):
                 expected[chunk] = mine
             start += rows
-        for epoch in range(event.epochs):
-            if (reader, epoch) in self.advanced:
-                continue
-            granted = {
-                g.segment.chunk: g.rows
-                for g in self.world.grants
-                if (g.reader, g.epoch) == (reader, epoch)
-            }
-            assert granted == expected
+        if epoch == event.first_epoch:
+            expected = {c: rows for c, rows in expected.items() if c not in event.had}
+        return expected
+
+    def _check_exact(self, reader: int) -> None:
+        event = self.joined[reader]
+        for epoch in range(event.first_epoch, event.first_epoch + event.epochs):
+            if (reader, epoch) not in self.advanced:
+                assert self._granted(reader, epoch) == self._expected(event, epoch)
 
 
 Histories.TestCase.settings = settings(

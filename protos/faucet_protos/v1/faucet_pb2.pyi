@@ -76,7 +76,7 @@ class ReaderMessage(_message.Message):
     def __init__(self, start: _Optional[_Union[StartReader, _Mapping]] = ..., credit: _Optional[_Union[Credit, _Mapping]] = ..., advance: _Optional[_Union[AdvanceEpoch, _Mapping]] = ..., finish: _Optional[_Union[FinishReader, _Mapping]] = ...) -> None: ...
 
 class StartReader(_message.Message):
-    __slots__ = ("dataset_key", "split", "job", "rank", "worker", "first_epoch", "epochs", "part", "parts", "stripe_rows", "shuffle", "seed", "credits")
+    __slots__ = ("dataset_key", "split", "job", "rank", "worker", "first_epoch", "epochs", "part", "parts", "stripe_rows", "shuffle", "seed", "credits", "order", "world_size", "remainder", "had", "before", "earlier")
     DATASET_KEY_FIELD_NUMBER: _ClassVar[int]
     SPLIT_FIELD_NUMBER: _ClassVar[int]
     JOB_FIELD_NUMBER: _ClassVar[int]
@@ -90,6 +90,12 @@ class StartReader(_message.Message):
     SHUFFLE_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     CREDITS_FIELD_NUMBER: _ClassVar[int]
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    WORLD_SIZE_FIELD_NUMBER: _ClassVar[int]
+    REMAINDER_FIELD_NUMBER: _ClassVar[int]
+    HAD_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    EARLIER_FIELD_NUMBER: _ClassVar[int]
     dataset_key: str
     split: str
     job: str
@@ -103,7 +109,43 @@ class StartReader(_message.Message):
     shuffle: str
     seed: int
     credits: int
-    def __init__(self, dataset_key: _Optional[str] = ..., split: _Optional[str] = ..., job: _Optional[str] = ..., rank: _Optional[int] = ..., worker: _Optional[int] = ..., first_epoch: _Optional[int] = ..., epochs: _Optional[int] = ..., part: _Optional[int] = ..., parts: _Optional[int] = ..., stripe_rows: _Optional[int] = ..., shuffle: _Optional[str] = ..., seed: _Optional[int] = ..., credits: _Optional[int] = ...) -> None: ...
+    order: str
+    world_size: int
+    remainder: str
+    had: bytes
+    before: _containers.RepeatedCompositeFieldContainer[ChunkRows]
+    earlier: _containers.RepeatedCompositeFieldContainer[EarlierReader]
+    def __init__(self, dataset_key: _Optional[str] = ..., split: _Optional[str] = ..., job: _Optional[str] = ..., rank: _Optional[int] = ..., worker: _Optional[int] = ..., first_epoch: _Optional[int] = ..., epochs: _Optional[int] = ..., part: _Optional[int] = ..., parts: _Optional[int] = ..., stripe_rows: _Optional[int] = ..., shuffle: _Optional[str] = ..., seed: _Optional[int] = ..., credits: _Optional[int] = ..., order: _Optional[str] = ..., world_size: _Optional[int] = ..., remainder: _Optional[str] = ..., had: _Optional[bytes] = ..., before: _Optional[_Iterable[_Union[ChunkRows, _Mapping]]] = ..., earlier: _Optional[_Iterable[_Union[EarlierReader, _Mapping]]] = ...) -> None: ...
+
+class ChunkRows(_message.Message):
+    __slots__ = ("chunk", "first_row", "rows")
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    FIRST_ROW_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    chunk: int
+    first_row: int
+    rows: int
+    def __init__(self, chunk: _Optional[int] = ..., first_row: _Optional[int] = ..., rows: _Optional[int] = ...) -> None: ...
+
+class EarlierReader(_message.Message):
+    __slots__ = ("rank", "world_size", "remainder", "part", "parts", "stripe_rows", "had", "partly")
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    WORLD_SIZE_FIELD_NUMBER: _ClassVar[int]
+    REMAINDER_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    STRIPE_ROWS_FIELD_NUMBER: _ClassVar[int]
+    HAD_FIELD_NUMBER: _ClassVar[int]
+    PARTLY_FIELD_NUMBER: _ClassVar[int]
+    rank: int
+    world_size: int
+    remainder: str
+    part: int
+    parts: int
+    stripe_rows: int
+    had: bytes
+    partly: _containers.RepeatedCompositeFieldContainer[ChunkRows]
+    def __init__(self, rank: _Optional[int] = ..., world_size: _Optional[int] = ..., remainder: _Optional[str] = ..., part: _Optional[int] = ..., parts: _Optional[int] = ..., stripe_rows: _Optional[int] = ..., had: _Optional[bytes] = ..., partly: _Optional[_Iterable[_Union[ChunkRows, _Mapping]]] = ...) -> None: ...
 
 class Credit(_message.Message):
     __slots__ = ("grants", "rows_consumed", "seconds_waited")
@@ -134,30 +176,40 @@ class DaemonMessage(_message.Message):
     def __init__(self, started: _Optional[_Union[ReaderStarted, _Mapping]] = ..., grant: _Optional[_Union[Grant, _Mapping]] = ...) -> None: ...
 
 class ReaderStarted(_message.Message):
-    __slots__ = ("rows_per_epoch", "lease_limit_bytes")
+    __slots__ = ("rows_per_epoch", "lease_limit_bytes", "first_epoch_rows", "before")
     ROWS_PER_EPOCH_FIELD_NUMBER: _ClassVar[int]
     LEASE_LIMIT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FIRST_EPOCH_ROWS_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
     rows_per_epoch: int
     lease_limit_bytes: int
-    def __init__(self, rows_per_epoch: _Optional[int] = ..., lease_limit_bytes: _Optional[int] = ...) -> None: ...
+    first_epoch_rows: int
+    before: _containers.RepeatedCompositeFieldContainer[ChunkRows]
+    def __init__(self, rows_per_epoch: _Optional[int] = ..., lease_limit_bytes: _Optional[int] = ..., first_epoch_rows: _Optional[int] = ..., before: _Optional[_Iterable[_Union[ChunkRows, _Mapping]]] = ...) -> None: ...
 
 class Grant(_message.Message):
-    __slots__ = ("lease", "handle", "epoch", "chunk", "first_row", "rows", "layout")
+    __slots__ = ("lease", "handle", "epoch", "chunk", "ranges", "layout")
     LEASE_FIELD_NUMBER: _ClassVar[int]
     HANDLE_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
-    FIRST_ROW_FIELD_NUMBER: _ClassVar[int]
-    ROWS_FIELD_NUMBER: _ClassVar[int]
+    RANGES_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
     lease: int
     handle: bytes
     epoch: int
     chunk: int
+    ranges: _containers.RepeatedCompositeFieldContainer[RowRange]
+    layout: SegmentLayout
+    def __init__(self, lease: _Optional[int] = ..., handle: _Optional[bytes] = ..., epoch: _Optional[int] = ..., chunk: _Optional[int] = ..., ranges: _Optional[_Iterable[_Union[RowRange, _Mapping]]] = ..., layout: _Optional[_Union[SegmentLayout, _Mapping]] = ...) -> None: ...
+
+class RowRange(_message.Message):
+    __slots__ = ("first_row", "rows")
+    FIRST_ROW_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
     first_row: int
     rows: int
-    layout: SegmentLayout
-    def __init__(self, lease: _Optional[int] = ..., handle: _Optional[bytes] = ..., epoch: _Optional[int] = ..., chunk: _Optional[int] = ..., first_row: _Optional[int] = ..., rows: _Optional[int] = ..., layout: _Optional[_Union[SegmentLayout, _Mapping]] = ...) -> None: ...
+    def __init__(self, first_row: _Optional[int] = ..., rows: _Optional[int] = ...) -> None: ...
 
 class SegmentLayout(_message.Message):
     __slots__ = ("rows", "nbytes", "columns")

@@ -266,7 +266,10 @@ def test_a_reader_that_is_dropped_ends(warehouse: Warehouse) -> None:
     eventually(lambda: not client.status().readers)
 
 
-def test_a_daemon_that_dies_is_an_error_and_never_the_end(warehouse: Warehouse) -> None:
+def test_a_daemon_that_dies_is_an_error_and_never_the_end(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAUCET_PATIENCE_S", "0")
     warehouse.load(TABLE, rows_table(100_000))
     with open_rows(chunk_size=8_192) as reader:
         reader.prep_for_epoch()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from faucet_client import Batch, StateError
-from tests.processes.daemons import StartDaemon, WatchedDaemon
+from tests.processes.daemons import WatchedDaemon
 from tests.processes.rows import Ids, assert_exact, ids_of
 from tests.processes.tables import MakeTable
 from tests.processes.trainers import StartTrainer
@@ -186,21 +186,6 @@ def test_what_cannot_be_gone_on_from_is_refused_by_name(
     refused(uneven, "not of the same moment: they differ in batch")
     beyond = mine | {"had": "////////////////"}
     refused(beyond, "it had chunk [0-9]+, which nobody has found")
-
-
-def test_a_state_of_ten_thousand_chunks_is_small(
-    start_daemon: StartDaemon, make_table: MakeTable
-) -> None:
-    daemon = start_daemon(workers=2)
-    dataset = daemon.client().open(make_table(rows=100_000, features=1, chunk_rows=10).spec())
-    assert dataset.info.chunks == 10_000
-    with dataset.batches(batch_size=64) as batches:
-        for _ in range(781):
-            next(batches)
-        state = batches.state_dict()
-    assert len(json.dumps(state)) < 4_096
-    with dataset.batches(batch_size=64, state=state) as rest:
-        assert sum(len(batch) for batch in rest) == 100_000 - 781 * 64
 
 
 def test_a_killed_trainer_goes_on_from_its_checkpoint_in_another_process(

@@ -22,7 +22,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, Self, TypeAlias, TypeVar
 
 from faucet_client.batch import Batch, Block
 from faucet_client.channel import ReaderRequest
@@ -35,9 +35,12 @@ from faucet_client.feed import Feed, Patience, Run
 from faucet_client.mapping import Piece, copy_rows
 from faucet_client.progress import Progress, turned
 from faucet_client.session import Session
+from faucet_client.shuffling import Mixed, Shuffler
 from faucet_client.state import Ranges, ReaderState
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 State: TypeAlias = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 """What `state_dict` has returned, or a list of what it has returned to each rank."""
@@ -110,14 +113,19 @@ class Reader:
         self.reading = reading
         self._owner = owner
         self._feed = Feed(session, reading.request, patience)
-        self._finalizer = weakref.finalize(self, self._feed.stream.close)
-        self._finalizer.atexit = False
+        weakref.finalize(self, self._feed.stream.close).atexit = False
         started = self._feed.wait_started()
         self._progress = Progress(
             replace(reading.state, before=started.before),
             started.first_epoch_rows,
             started.rows_per_epoch,
         )
+        self._shuffler: Shuffler | None = None
+        if reading.request.shuffle == "rows":
+            self._shuffler = Shuffler(
+                self._feed, reading.request, reading.batch_size, self._progress
+            )
+            weakref.finalize(self, self._shuffler.close).atexit = False
         self._epoch: int | None = None
         self._batches_before = 0  # this epoch
         self._rows = 0
@@ -170,6 +178,8 @@ class Reader:
     def close(self) -> None:
         """Ends the reader. Batches that were handed out stay valid."""
         self._feed.stream.close()
+        if self._shuffler is not None:
+            self._shuffler.close()
 
     def mark_forked(self) -> None:
         """This is a forked child's copy: its next batch is an error."""
@@ -203,7 +213,7 @@ class Reader:
 
     def _batches_of(self, epoch: int) -> Iterator[Batch]:
         ledger = self._feed.ledger
-        blocks = self._blocks(epoch)
+        blocks = self._blocks(epoch) if self._shuffler is None else self._mixed_blocks(epoch)
         while (block := next(blocks, None)) is not None:
             keep_bytes = self._keep_bytes()
             for index in range(block.batches):
@@ -214,6 +224,8 @@ class Reader:
                     yield Batch(block, index)
                 if self._failure is not None:
                     raise _again(self._failure)
+                if self._epoch != epoch:
+                    self._refuse_if_given_up(epoch)
             self._rows += block.stop_row - block.first_row
             del block  # the next one may be long in coming
 
@@ -259,6 +271,33 @@ class Reader:
         if carried and not self.reading.drop_last:
             yield self._join(carry, (epoch, number, total))
 
+    def _mixed_blocks(self, epoch: int) -> Iterator[Block]:
+        """The epoch's rows, mixed and copied already."""
+        assert self._shuffler is not None, "there is one where rows are shuffled"
+        size, total = self.reading.batch_size, self.batches_of(epoch)
+        rows_left = self._progress.rows_to_come(epoch)
+        while rows_left > 0:
+            mixed = self._next_mixed(epoch, self._shuffler)
+            self._progress.take_mixed(mixed.moves)
+            rows = mixed.columns.rows
+            rows_left -= rows
+            if self.reading.drop_last:
+                rows -= rows % size
+            if rows:
+                yield Block(mixed.columns, (0, rows), size, (epoch, mixed.number, total))
+            del mixed
+        if rows_left < 0:
+            raise InternalError(f"{-rows_left} rows too many were mixed in epoch {epoch}")
+
+    def _next_mixed(self, epoch: int, shuffler: Shuffler) -> Mixed:
+        while True:
+            self._refuse_if_given_up(epoch)
+            mixed = self._pop(shuffler.blocks)
+            shuffler.progress = self._rows, self._seconds_waited
+            shuffler.used_up()
+            if mixed.epoch == epoch:
+                return mixed
+
     def _in_turn(self, run: Run) -> Ranges:
         """The run's rows in the order in which they are handed out, less those that were had."""
         request, ranges = self.reading.request, run.ranges
@@ -299,9 +338,8 @@ class Reader:
 
     def _next_run(self, epoch: int) -> Run:
         while True:
-            if epoch != self._epoch:
-                raise IteratorError(f"epoch {epoch} was given up when epoch {self._epoch} began")
-            run = self._pop()
+            self._refuse_if_given_up(epoch)
+            run = self._pop(self._feed.ready)
             self._feed.stream.credit(self._rows, self._seconds_waited)
             if run.epoch == epoch:
                 return run
@@ -309,21 +347,24 @@ class Reader:
                 raise InternalError(f"epoch {run.epoch} was granted within epoch {epoch}")
             self._feed.ledger.passed(run)  # of an epoch that was given up
 
-    def _pop(self) -> Run:
+    def _refuse_if_given_up(self, epoch: int) -> None:
+        if epoch != self._epoch:
+            raise IteratorError(f"epoch {epoch} was given up when epoch {self._epoch} began")
+
+    def _pop(self, ready: queue.SimpleQueue[T | FaucetError]) -> T:
         self.check()
-        ready = self._feed.ready
         try:
-            run = ready.get_nowait()
+            found = ready.get_nowait()
         except queue.Empty:
             began = time.monotonic()
-            run = self._wait(ready)
+            found = self._wait(ready)
             self._seconds_waited += time.monotonic() - began
-        if isinstance(run, FaucetError):
-            self._failure = run
-            raise run
-        return run
+        if isinstance(found, FaucetError):
+            self._failure = found
+            raise found
+        return found
 
-    def _wait(self, ready: queue.SimpleQueue[Run | FaucetError]) -> Run | FaucetError:
+    def _wait(self, ready: queue.SimpleQueue[T | FaucetError]) -> T | FaucetError:
         patience_s = PATIENCE_S
         waited_s = 0.0
         while True:

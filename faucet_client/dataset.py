@@ -264,8 +264,10 @@ class Dataset:
             split: "train" or "eval".
             count: How many epochs.
             batch_size: Rows a batch; the last one of an epoch may have fewer.
-            shuffle: "batches": the order of chunks, and where each begins, vary by seed and epoch;
-                "none": the same order every time.
+            shuffle: "batches": the order of chunks, and where each begins, vary by seed and epoch,
+                and batches are consecutive rows of a chunk, which was permuted once: no copy;
+                "rows": each batch has rows of several chunks, in a fresh permutation every epoch,
+                which costs a copy, in a thread of its own; "none": the same order every time.
             order: "shared": chunks that are in memory come first, so that jobs share each read;
                 "deterministic": seed and epoch alone decide, so that each run gets the same
                 batches, bit for bit.

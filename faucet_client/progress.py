@@ -12,9 +12,12 @@ Invariants:
 from __future__ import annotations
 
 import random
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
+from faucet_client.shuffling import Move
 from faucet_client.state import Partly, Ranges, ReaderState
 
 
@@ -41,11 +44,13 @@ class Progress:
         self._rows_per_epoch = rows_per_epoch
         self._begun = state
         self._taken: list[_Taken] = []
+        self._mixed: list[tuple[Move, ...]] = []
 
     def begin(self, epoch: int) -> None:
         """The reader begins an epoch, or goes on with its first one."""
         self._begun = self.beginning_of(epoch)
         self._taken = []
+        self._mixed = []
 
     def first_batch(self, epoch: int) -> int:
         """The number of the first batch to come of an epoch that is to begin."""
@@ -71,11 +76,50 @@ class Progress:
         self._taken.append(_Taken(chunk, ranges, left_out))
         return _split(ranges, left_out)[1]
 
+    def partly_had(self, epoch: int) -> Mapping[int, Partly]:
+        """Chunks of which some rows were had before the epoch begins, here."""
+        return self.beginning_of(epoch).partly
+
+    def take_mixed(self, moves: tuple[Move, ...]) -> None:
+        """Notes batches whose rows come from several chunks, before they are handed out."""
+        self._mixed.append(moves)
+
     def state(self, batches: int, rows: int) -> ReaderState:
         """The state after so many batches and rows of this epoch, counted since it was begun."""
         begun = self._begun
         if rows == 0:
             return begun
+        had, partly = self._had_mixed(batches) if self._mixed else self._had_in_turn(rows)
+        return replace(
+            begun,
+            batch=begun.batch + batches,
+            rows=begun.rows + rows,
+            had=frozenset(had),
+            partly=partly,
+        )
+
+    def _had_mixed(self, batches: int) -> tuple[set[int], dict[int, Partly]]:
+        counts: Counter[int] = Counter()
+        sizes: dict[int, int] = {}
+        for moves in self._mixed:
+            for chunk, rows, of_batches in moves:
+                counts[chunk] += int(of_batches[:batches].sum())
+                sizes[chunk] = rows
+            batches -= len(moves[0].counts)
+            if batches <= 0:
+                break
+        had, partly = set(self._begun.had), dict(self._begun.partly)
+        for chunk, count in counts.items():
+            taken = count + self.left_out(chunk)
+            if taken == sizes[chunk]:
+                had.add(chunk)
+                partly.pop(chunk, None)
+            elif taken:
+                partly[chunk] = Partly(taken, None)
+        return had, partly
+
+    def _had_in_turn(self, rows: int) -> tuple[set[int], dict[int, Partly]]:
+        begun = self._begun
         had, partly = set(begun.had), dict(begun.partly)
         left = rows
         for chunk, ranges, left_out in self._taken:
@@ -89,13 +133,7 @@ class Progress:
                     handed = left_out + left
                     partly[chunk] = Partly(handed, _ascending(_split(ranges, handed)[0]))
                 break
-        return replace(
-            begun,
-            batch=begun.batch + batches,
-            rows=begun.rows + rows,
-            had=frozenset(had),
-            partly=partly,
-        )
+        return had, partly
 
     def beginning_of(self, epoch: int) -> ReaderState:
         """The state in which an epoch begins."""

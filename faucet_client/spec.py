@@ -24,7 +24,7 @@ _Moment = TypeVar("_Moment", dt.date, dt.datetime)
 Split = Literal["train", "eval"]
 SPLITS: tuple[Split, Split] = ("train", "eval")
 
-SHUFFLES = ("batches", "none")
+SHUFFLES = ("batches", "rows", "none")
 ORDERS = ("shared", "deterministic")
 REMAINDERS = ("drop", "pad")
 

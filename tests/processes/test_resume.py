@@ -22,7 +22,7 @@ def joined(batches: list[Batch]) -> Ids:
 
 
 @pytest.mark.parametrize("order", ["shared", "deterministic"])
-@pytest.mark.parametrize("shuffle", ["batches", "none"])
+@pytest.mark.parametrize("shuffle", ["batches", "rows", "none"])
 def test_a_reader_that_was_left_at_any_batch_goes_on_with_the_rest(
     shuffle: str, order: str, daemon: WatchedDaemon, make_table: MakeTable
 ) -> None:

@@ -10,8 +10,10 @@ last is evicted first.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from faucet_client.spec import SPLITS, Split
 from faucetd.schedule.instructions import SegmentId
 from faucetd.schedule.state import Dataset, Reader, Segment
 
@@ -48,35 +50,23 @@ def _first_ready(reader: Reader, resident: dict[SegmentId, Segment]) -> Segment 
 
 
 def next_load(
-    datasets: Iterable[Dataset],
-    unserved: list[Reader],
-    ready_chunks: Callable[[Reader], int],
+    datasets: Mapping[str, Dataset],
+    unserved: Iterable[Reader],
+    behind: Iterable[Reader],
     worker_last: tuple[str, int] | None,
     not_for_it: Callable[[Dataset], set[int]],
 ) -> tuple[Dataset, int, Reader] | None:
     """The chunk to load next, and the reader for whose sake.
 
     Args:
-        datasets: All datasets.
+        datasets: All datasets, by key.
         unserved: Readers that wait and for which no load is under way, longest wait first.
-        ready_chunks: How many chunks a reader could still be granted, resident or being made.
+        behind: Those that could be granted few chunks more, fewest first.
         worker_last: The dataset and chunk that the worker loaded last.
         not_for_it: Chunks of a dataset that are left to other workers, or being found out.
     """
-    by_key = {dataset.key: dataset for dataset in datasets}
-    for reader in unserved:
-        dataset = by_key[reader.dataset]
-        chunk = _best_chunk(dataset, reader, worker_last, not_for_it(dataset))
-        if chunk is not None:
-            return dataset, chunk, reader
-    behind = [
-        (count, reader)
-        for dataset in by_key.values()
-        for reader in dataset.readers.values()
-        if reader.pending and (count := ready_chunks(reader)) < READ_AHEAD_CHUNKS
-    ]
-    for _, reader in sorted(behind, key=lambda entry: (entry[0], entry[1].id)):
-        dataset = by_key[reader.dataset]
+    for reader in itertools.chain(unserved, behind):
+        dataset = datasets[reader.dataset]
         chunk = _best_chunk(dataset, reader, worker_last, not_for_it(dataset))
         if chunk is not None:
             return dataset, chunk, reader
@@ -90,50 +80,50 @@ def _best_chunk(
     not_for_it: set[int],
 ) -> int | None:
     """Of the absent chunks that the reader wants: wanted by most, then cheapest, then soonest."""
-    if not reader.absent:
-        return None
-    candidates = (dataset.missing[reader.split] & reader.pending) - not_for_it
-    if not candidates:
-        return None
-    following = None
-    if worker_last is not None and worker_last[0] == dataset.key:
-        following = dataset.successor.get(worker_last[1])
+    best = reader.first_absent(dataset, not_for_it)
+    if best is None or worker_last is None or worker_last[0] != dataset.key:
+        return best
+    following = dataset.successor.get(worker_last[1])
+    if (
+        following is None
+        or following in not_for_it
+        or following not in reader.pending
+        or following not in dataset.missing[reader.split]
+    ):
+        return best
     if reader.in_order:
         # The chunk that is needed now, by whoever is free; until then each worker keeps its lane.
-        soonest = min(candidates)
-        return (
-            following if following in candidates and soonest != reader.next_in_order() else soonest
-        )
+        return best if best == reader.next_in_order() else following
     wanted = dataset.wanted[reader.split]
-
-    most = max(map(wanted.__getitem__, candidates))
-    best = [chunk for chunk in candidates if wanted[chunk] == most]
-    if following in candidates and wanted[following] == most:
-        return following
-    return min(best, key=reader.rank.__getitem__)
+    return following if wanted[following] == wanted[best] else best
 
 
 def victims(
-    resident: Iterable[Segment], datasets: dict[str, Dataset], *, wanted_too: bool
-) -> list[Segment]:
+    resident: Mapping[SegmentId, Segment], datasets: Iterable[Dataset], *, wanted_too: bool
+) -> Iterator[Segment]:
     """The order to evict in: wanted by nobody, then only in later epochs, then by fewest.
 
     Args:
         resident: All segments in memory.
-        datasets: The datasets by key.
+        datasets: All datasets.
         wanted_too: Whether a segment that somebody wants in this epoch may go.
     """
-    wanted_later = {
-        (dataset.key, reader.split)
-        for dataset in datasets.values()
-        for reader in dataset.readers.values()
-        if reader.epochs_left
-    }
-    found = []
-    for segment in resident:
-        key, chunk, split = segment.id
-        wanted = datasets[key].wanted[split][chunk]
-        if not segment.leases and (wanted_too or not wanted):
-            found.append((wanted, (key, split) in wanted_later, segment.last_used, segment))
-    found.sort(key=lambda entry: entry[:3])
-    return [segment for *_, segment in found]
+    orders = [
+        _victims_of(resident, dataset, split, wanted_too)
+        for dataset in datasets
+        for split in SPLITS
+        if dataset.unleased[split]
+    ]
+    merged = orders[0] if len(orders) == 1 else heapq.merge(*orders, key=lambda entry: entry[0])
+    return (segment for _, segment in merged)
+
+
+def _victims_of(
+    resident: Mapping[SegmentId, Segment], dataset: Dataset, split: Split, wanted_too: bool
+) -> Iterator[tuple[tuple[int, bool, int], Segment]]:
+    """Of one split, with what they are ordered by."""
+    begun, wanted = dataset.begun[split], dataset.wanted[split]
+    wanted_later = any(reader.epochs_left for reader in dataset.active(split))
+    for chunk in dataset.unleased[split].chunks(0 if wanted_too else begun):
+        segment = resident[SegmentId(dataset.key, chunk, split)]
+        yield (wanted[chunk], wanted_later, segment.last_used), segment

@@ -147,9 +147,9 @@ class Machine:
         self._events.append(event)
 
     def _handle(self, event: Event) -> None:
-        began = time.perf_counter_ns()
+        began = time.thread_time_ns()
         instructions = self._scheduler.handle(event)
-        self._run.decisions_ns.append(time.perf_counter_ns() - began)
+        self._run.decisions_ns.append(time.thread_time_ns() - began)
         for instruction in instructions:
             match instruction:
                 case Grant():

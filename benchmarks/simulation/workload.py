@@ -55,7 +55,4 @@ def random_jobs(chunks: int, number: int, epochs: int, spread: float, seed: int)
     """
     draw = random.Random(seed)  # noqa: S311  # a simulation, no secret
     pass_s = chunks * math.sqrt(spread)
-    return [
-        Job(draw.uniform(0, pass_s), spread ** draw.random(), epochs)
-        for _ in range(number)
-    ]
+    return [Job(draw.uniform(0, pass_s), spread ** draw.random(), epochs) for _ in range(number)]

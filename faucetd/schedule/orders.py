@@ -1,6 +1,6 @@
 """Orders that are kept while things change, so that no decision looks at every chunk.
 
-Both go by a chunk's **had**: of the epochs that were begun on its split, how many do not want it
+All go by a chunk's **had**: of the epochs that were begun on its split, how many do not want it
 (any more). Wanted by most is had by fewest. But who begins an epoch wants all chunks, which changes
 no chunk's had; and a chunk that is granted, or given up, is had by one more. So had never falls,
 and an entry of long ago has a bound of today's value: it is looked at again when it comes first.
@@ -12,6 +12,9 @@ import heapq
 from collections.abc import Callable, Collection, Container, Iterable, Iterator
 
 Had = Callable[[int], int]
+
+LOOK = 32
+"""Resident chunks that are compared for a grant."""
 
 
 class LoadOrder:
@@ -50,6 +53,51 @@ class LoadOrder:
         for entry in skipped:
             heapq.heappush(heap, entry)
         return found
+
+
+class Pool:
+    """Resident chunks that one reader wants, of which it takes what fewest others want.
+
+    What is wanted by nobody else can be evicted afterwards, and what others want too is still
+    there later. It is enough to look at a few: the best of LOOK is among the best of all.
+    """
+
+    def __init__(self) -> None:
+        self._chunks: list[int] = []
+        self._places: dict[int, int] = {}  # by chunk: its index
+
+    def __len__(self) -> int:
+        return len(self._chunks)
+
+    def begin(self, chunks: Iterable[int]) -> None:
+        """Begins anew with these."""
+        self._chunks = list(chunks)
+        self._places = {chunk: place for place, chunk in enumerate(self._chunks)}
+
+    def add(self, chunk: int) -> None:
+        """The chunk has become resident."""
+        self._places[chunk] = len(self._chunks)
+        self._chunks.append(chunk)
+
+    def discard(self, chunk: int) -> None:
+        """The chunk was granted, given up or evicted, if it was here."""
+        place = self._places.pop(chunk, None)
+        if place is None:
+            return
+        last = self._chunks.pop()
+        if last != chunk:
+            self._chunks[place] = last
+            self._places[last] = place
+
+    def best(self, turn: int, had: Had) -> int | None:
+        """Of a few chunks the one had by most; others with each `turn`."""
+        if not self._chunks:
+            return None
+        begin = turn * LOOK % len(self._chunks)
+        few = self._chunks[begin : begin + LOOK]
+        if len(few) < LOOK:
+            few += self._chunks[: min(LOOK - len(few), begin)]
+        return max(few, key=had)
 
 
 class EvictionOrder:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 
 from faucet_client.spec import SPLITS, Split
 from faucetd.schedule.instructions import SegmentId
@@ -30,23 +31,14 @@ def next_grant(
     While a chunk is open, nobody is given the last rows of an epoch: a trainer that has all that
     were counted would end, and nobody would notice that the source has more.
     """
-    segment = _first_ready(reader, resident)
+    if reader.in_order:
+        chunk = reader.next_in_order()
+    else:
+        chunk = reader.ready.best(len(reader.pending), partial(dataset.had, reader.split))
+    segment = None if chunk is None else resident.get(reader.segment(chunk))
     if segment is not None and dataset.open and reader.completes_epoch(segment.id.chunk):
         return None
     return segment
-
-
-def _first_ready(reader: Reader, resident: dict[SegmentId, Segment]) -> Segment | None:
-    if reader.in_order:
-        chunk = reader.next_in_order()
-        return None if chunk is None else resident.get(reader.segment(chunk))
-    while reader.ready:
-        chunk = reader.ready[0][1]
-        segment = resident.get(reader.segment(chunk))
-        if segment is not None and chunk in reader.pending:
-            return segment
-        heapq.heappop(reader.ready)  # granted or evicted since it was offered
-    return None
 
 
 def next_load(

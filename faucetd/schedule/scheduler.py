@@ -357,6 +357,7 @@ class Scheduler:
     def _unwant(self, reader: Reader, chunk: int) -> None:
         """The reader does not want the chunk (any more) in this epoch."""
         reader.pending.discard(chunk)
+        reader.ready.discard(chunk)
         dataset = self._datasets[reader.dataset]
         if chunk in dataset.missing[reader.split]:
             reader.absent -= 1

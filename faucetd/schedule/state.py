@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ from functools import partial
 from faucet_client.spec import SPLITS, Split
 from faucetd.schedule.events import ChunkInfo, Totals
 from faucetd.schedule.instructions import SegmentId
-from faucetd.schedule.orders import EvictionOrder, LoadOrder
+from faucetd.schedule.orders import EvictionOrder, LoadOrder, Pool
 from faucetd.schedule.parts import Part, RowRange
 
 FLOOR_SEGMENTS = 3
@@ -93,7 +92,7 @@ class Reader:
         self.rank: dict[int, int] = {}
         self.pending: set[int] = set()
         self.absent = 0  # pending chunks that are neither resident nor being made
-        self.ready: list[tuple[int, int]] = []
+        self.ready = Pool()
         self.to_load = LoadOrder()
         self._next_in_order = 0
 
@@ -120,8 +119,7 @@ class Reader:
     def begin_with(self, resident: set[int], absent: set[int], dataset: Dataset) -> None:
         """Of the pending chunks, these are there at the beginning of the epoch, and these not."""
         rank = self.rank
-        self.ready = [(rank[chunk], chunk) for chunk in resident]
-        heapq.heapify(self.ready)
+        self.ready.begin(sorted(resident, key=rank.__getitem__))
         self.absent = len(absent)
         had = partial(dataset.had, self.split)
         self.to_load.begin((self._load_key(had(chunk)), rank[chunk], chunk) for chunk in absent)
@@ -129,6 +127,7 @@ class Reader:
     def lose(self, chunk: int, had: int) -> None:
         """A pending chunk is neither resident nor being made any more."""
         self.absent += 1
+        self.ready.discard(chunk)
         self.to_load.add(self._load_key(had), self.rank[chunk], chunk)
 
     def first_absent(self, dataset: Dataset, but: Collection[int]) -> int | None:
@@ -171,7 +170,7 @@ class Reader:
     def offer(self, chunk: int) -> None:
         """The chunk's segment has become resident."""
         if chunk in self.pending:
-            heapq.heappush(self.ready, (self.rank[chunk], chunk))
+            self.ready.add(chunk)
 
     def next_in_order(self) -> int | None:
         """The only chunk that an in-order reader can take next."""

@@ -83,7 +83,7 @@ class Run:
         loads: Chunks read from the source.
         peak_chunks: The most that were resident or being loaded at a time.
         readings: By job.
-        decisions_ns: Of each event: how long its handling took, in real nanoseconds.
+        decisions_ns: Of each event: how long its handling took, in real nanoseconds of this thread.
     """
 
     loads: int = 0

@@ -137,7 +137,7 @@ class CircularScan(OwnOrders):
         super().__init__(capacity_chunks)
         self._position = 0
 
-    def order(self, cursor: _Cursor) -> list[int]:
+    def order(self, cursor: _Cursor) -> list[int]:  # noqa: ARG002  # all take the same
         """From the chunk that somebody was granted last, round to it again."""
         return [(self._position + n) % self._chunks for n in range(self._chunks)]
 

@@ -9,7 +9,7 @@ and an entry of long ago has a bound of today's value: it is looked at again whe
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Collection, Container, Iterable, Iterator
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 
 Had = Callable[[int], int]
 
@@ -89,15 +89,15 @@ class Pool:
             self._chunks[place] = last
             self._places[last] = place
 
-    def best(self, turn: int, had: Had) -> int | None:
-        """Of a few chunks the one had by most; others with each `turn`."""
+    def best(self, turn: int, wanted: Sequence[int]) -> int | None:
+        """Of a few chunks the one `wanted` by fewest; others are looked at with each `turn`."""
         if not self._chunks:
             return None
         begin = turn * LOOK % len(self._chunks)
         few = self._chunks[begin : begin + LOOK]
         if len(few) < LOOK:
             few += self._chunks[: min(LOOK - len(few), begin)]
-        return max(few, key=had)
+        return min(few, key=wanted.__getitem__)
 
 
 class EvictionOrder:

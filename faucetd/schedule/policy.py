@@ -12,7 +12,6 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
 
 from faucet_client.spec import SPLITS, Split
 from faucetd.schedule.instructions import SegmentId
@@ -24,7 +23,7 @@ after a few steps should not have read a whole table."""
 
 
 def next_grant(
-    reader: Reader, dataset: Dataset, resident: dict[SegmentId, Segment]
+    reader: Reader, dataset: Dataset, resident: Mapping[SegmentId, Segment]
 ) -> Segment | None:
     """The resident segment that the reader should have now, if there is one.
 
@@ -34,11 +33,18 @@ def next_grant(
     if reader.in_order:
         chunk = reader.next_in_order()
     else:
-        chunk = reader.ready.best(len(reader.pending), partial(dataset.had, reader.split))
+        chunk = reader.ready.best(len(reader.pending), dataset.wanted[reader.split])
     segment = None if chunk is None else resident.get(reader.segment(chunk))
     if segment is not None and dataset.open and reader.completes_epoch(segment.id.chunk):
         return None
     return segment
+
+
+def has_grant(reader: Reader, dataset: Dataset, resident: Mapping[SegmentId, Segment]) -> bool:
+    """Whether there is a resident segment that the reader should have now."""
+    if reader.in_order or dataset.open:
+        return next_grant(reader, dataset, resident) is not None
+    return bool(reader.ready)
 
 
 def next_load(
@@ -91,31 +97,38 @@ def _best_chunk(
 
 
 def victims(
-    resident: Mapping[SegmentId, Segment], datasets: Iterable[Dataset], *, wanted_too: bool
+    resident: Mapping[SegmentId, Segment], datasets: Mapping[str, Dataset], *, wanted_too: bool
 ) -> Iterator[Segment]:
     """The order to evict in: wanted by nobody, then only in later epochs, then by fewest.
 
     Args:
         resident: All segments in memory.
-        datasets: All datasets.
+        datasets: All datasets, by key.
         wanted_too: Whether a segment that somebody wants in this epoch may go.
     """
-    orders = [
-        _victims_of(resident, dataset, split, wanted_too)
-        for dataset in datasets
+    splits = [
+        (dataset, split)
+        for dataset in datasets.values()
         for split in SPLITS
         if dataset.unleased[split]
     ]
-    merged = orders[0] if len(orders) == 1 else heapq.merge(*orders, key=lambda entry: entry[0])
-    return (segment for _, segment in merged)
+    orders = [_victims_of(resident, *each, wanted_too) for each in splits]
+    if len(orders) == 1:
+        return orders[0]
+    return heapq.merge(*orders, key=lambda segment: _keep_for(segment, datasets))
 
 
 def _victims_of(
     resident: Mapping[SegmentId, Segment], dataset: Dataset, split: Split, wanted_too: bool
-) -> Iterator[tuple[tuple[int, bool, int], Segment]]:
-    """Of one split, with what they are ordered by."""
-    begun, wanted = dataset.begun[split], dataset.wanted[split]
+) -> Iterator[Segment]:
+    least_had = 0 if wanted_too else dataset.begun[split]
+    for chunk in dataset.unleased[split].chunks(least_had):
+        yield resident[SegmentId(dataset.key, chunk, split)]
+
+
+def _keep_for(segment: Segment, datasets: Mapping[str, Dataset]) -> tuple[int, bool, int]:
+    """How much a segment is worth keeping, beside those of other splits and datasets."""
+    key, chunk, split = segment.id
+    dataset = datasets[key]
     wanted_later = any(reader.epochs_left for reader in dataset.active(split))
-    for chunk in dataset.unleased[split].chunks(0 if wanted_too else begun):
-        segment = resident[SegmentId(dataset.key, chunk, split)]
-        yield (wanted[chunk], wanted_later, segment.last_used), segment
+    return dataset.wanted[split][chunk], wanted_later, segment.last_used

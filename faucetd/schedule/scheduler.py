@@ -567,11 +567,11 @@ class Scheduler:
                     self._waiting[number] = reader
 
     def _grant_one(self, reader: Reader) -> bool:
+        if not self._may_hold(reader, 0):
+            return False
         dataset = self._datasets[reader.dataset]
         segment = policy.next_grant(reader, dataset, self._resident)
-        if segment is None:
-            return False
-        if not self._may_hold(reader, segment.nbytes):
+        if segment is None or not self._may_hold(reader, segment.nbytes):
             return False
         chunk = segment.id.chunk
         lease = self._next_lease
@@ -682,7 +682,7 @@ class Scheduler:
             dataset = self._datasets[reader.dataset]
             if not reader.absent:
                 continue
-            if policy.next_grant(reader, dataset, self._resident) is not None:
+            if policy.has_grant(reader, dataset, self._resident):
                 continue  # it waits to be rid of a lease, not for a chunk
             loading = self._loading(reader.dataset, reader.split)
             if reader.in_order:
@@ -722,9 +722,7 @@ class Scheduler:
             return False
         chosen: list[Segment] = []
         if short > 0 or too_many > 0:
-            for segment in policy.victims(
-                self._resident, self._datasets.values(), wanted_too=wanted_too
-            ):
+            for segment in policy.victims(self._resident, self._datasets, wanted_too=wanted_too):
                 chosen.append(segment)
                 short -= segment.nbytes
                 too_many -= 1

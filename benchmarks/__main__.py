@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from benchmarks import feeding, preparing, reading
+from benchmarks import simulate as simulating
 
 
 @click.group(invoke_without_command=True)
@@ -17,6 +20,8 @@ def main(context: click.Context) -> None:
         context.invoke(bigquery)
         click.echo()
         context.invoke(prepare)
+        click.echo()
+        context.invoke(simulate, chunks=1_000, readers=12)
 
 
 @main.command()
@@ -42,6 +47,39 @@ def bigquery(rows: int, repeats: int) -> None:
 def prepare(rows: int, repeats: int) -> None:
     """Rows preprocessed and permuted on one thread, against the machine's memory."""
     preparing.run(rows, repeats)
+
+
+@main.command()
+@click.option("--chunks", default=10_000, show_default=True, help="Chunks of the dataset.")
+@click.option("--readers", default=64, show_default=True, help="Readers of it.")
+@click.option("--epochs", default=2, show_default=True, help="Epochs of each.")
+@click.option(
+    "--spread",
+    default=30.0,
+    show_default=True,
+    help="How many times slower the slowest may be than the fastest.",
+)
+@click.option(
+    "--cache",
+    "cache_percents",
+    default=(1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 60.0, 80.0, 100.0),
+    show_default=True,
+    multiple=True,
+    help="Memory, in percent of the dataset; several times for several sizes.",
+)
+@click.option("--seed", default=1, show_default=True, help="Of the readers' starts and speeds.")
+@click.option("--plot", type=click.Path(path_type=Path), help="A file for a plot: .svg or .png.")
+def simulate(
+    chunks: int,
+    readers: int,
+    epochs: int,
+    spread: float,
+    cache_percents: tuple[float, ...],
+    seed: int,
+    plot: Path | None,
+) -> None:
+    """How often a dataset larger than memory is read, under a virtual clock."""
+    simulating.run(chunks, readers, epochs, spread, cache_percents, seed, plot)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,10 @@ last is evicted first.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from faucet_client.spec import SPLITS, Split
 from faucetd.schedule.instructions import SegmentId
 from faucetd.schedule.state import Dataset, Reader, Segment
 
@@ -21,62 +23,48 @@ after a few steps should not have read a whole table."""
 
 
 def next_grant(
-    reader: Reader, dataset: Dataset, resident: dict[SegmentId, Segment]
+    reader: Reader, dataset: Dataset, resident: Mapping[SegmentId, Segment]
 ) -> Segment | None:
     """The resident segment that the reader should have now, if there is one.
 
     While a chunk is open, nobody is given the last rows of an epoch: a trainer that has all that
     were counted would end, and nobody would notice that the source has more.
     """
-    segment = _first_ready(reader, resident)
+    if reader.in_order:
+        chunk = reader.next_in_order()
+    else:
+        chunk = reader.ready.best(len(reader.pending), dataset.wanted[reader.split])
+    segment = None if chunk is None else resident.get(reader.segment(chunk))
     if segment is not None and dataset.open and reader.completes_epoch(segment.id.chunk):
         return None
     return segment
 
 
-def _first_ready(reader: Reader, resident: dict[SegmentId, Segment]) -> Segment | None:
-    if reader.in_order:
-        chunk = reader.next_in_order()
-        return None if chunk is None else resident.get(reader.segment(chunk))
-    while reader.ready:
-        chunk = reader.ready[0][1]
-        segment = resident.get(reader.segment(chunk))
-        if segment is not None and chunk in reader.pending:
-            return segment
-        heapq.heappop(reader.ready)  # granted or evicted since it was offered
-    return None
+def has_grant(reader: Reader, dataset: Dataset, resident: Mapping[SegmentId, Segment]) -> bool:
+    """Whether there is a resident segment that the reader should have now."""
+    if reader.in_order or dataset.open:
+        return next_grant(reader, dataset, resident) is not None
+    return bool(reader.ready)
 
 
 def next_load(
-    datasets: Iterable[Dataset],
-    unserved: list[Reader],
-    ready_chunks: Callable[[Reader], int],
+    datasets: Mapping[str, Dataset],
+    unserved: Iterable[Reader],
+    behind: Iterable[Reader],
     worker_last: tuple[str, int] | None,
     not_for_it: Callable[[Dataset], set[int]],
 ) -> tuple[Dataset, int, Reader] | None:
     """The chunk to load next, and the reader for whose sake.
 
     Args:
-        datasets: All datasets.
+        datasets: All datasets, by key.
         unserved: Readers that wait and for which no load is under way, longest wait first.
-        ready_chunks: How many chunks a reader could still be granted, resident or being made.
+        behind: Those that could be granted few chunks more, fewest first.
         worker_last: The dataset and chunk that the worker loaded last.
         not_for_it: Chunks of a dataset that are left to other workers, or being found out.
     """
-    by_key = {dataset.key: dataset for dataset in datasets}
-    for reader in unserved:
-        dataset = by_key[reader.dataset]
-        chunk = _best_chunk(dataset, reader, worker_last, not_for_it(dataset))
-        if chunk is not None:
-            return dataset, chunk, reader
-    behind = [
-        (count, reader)
-        for dataset in by_key.values()
-        for reader in dataset.readers.values()
-        if reader.pending and (count := ready_chunks(reader)) < READ_AHEAD_CHUNKS
-    ]
-    for _, reader in sorted(behind, key=lambda entry: (entry[0], entry[1].id)):
-        dataset = by_key[reader.dataset]
+    for reader in itertools.chain(unserved, behind):
+        dataset = datasets[reader.dataset]
         chunk = _best_chunk(dataset, reader, worker_last, not_for_it(dataset))
         if chunk is not None:
             return dataset, chunk, reader
@@ -90,50 +78,57 @@ def _best_chunk(
     not_for_it: set[int],
 ) -> int | None:
     """Of the absent chunks that the reader wants: wanted by most, then cheapest, then soonest."""
-    if not reader.absent:
-        return None
-    candidates = (dataset.missing[reader.split] & reader.pending) - not_for_it
-    if not candidates:
-        return None
-    following = None
-    if worker_last is not None and worker_last[0] == dataset.key:
-        following = dataset.successor.get(worker_last[1])
+    best = reader.first_absent(dataset, not_for_it)
+    if best is None or worker_last is None or worker_last[0] != dataset.key:
+        return best
+    following = dataset.successor.get(worker_last[1])
+    if (
+        following is None
+        or following in not_for_it
+        or following not in reader.pending
+        or following not in dataset.missing[reader.split]
+    ):
+        return best
     if reader.in_order:
         # The chunk that is needed now, by whoever is free; until then each worker keeps its lane.
-        soonest = min(candidates, key=reader.rank.__getitem__)
-        return (
-            following if following in candidates and soonest != reader.next_in_order() else soonest
-        )
+        return best if best == reader.next_in_order() else following
     wanted = dataset.wanted[reader.split]
-
-    most = max(map(wanted.__getitem__, candidates))
-    best = [chunk for chunk in candidates if wanted[chunk] == most]
-    if following in candidates and wanted[following] == most:
-        return following
-    return min(best, key=reader.rank.__getitem__)
+    return following if wanted[following] == wanted[best] else best
 
 
 def victims(
-    resident: Iterable[Segment], datasets: dict[str, Dataset], *, wanted_too: bool
-) -> list[Segment]:
+    resident: Mapping[SegmentId, Segment], datasets: Mapping[str, Dataset], *, wanted_too: bool
+) -> Iterator[Segment]:
     """The order to evict in: wanted by nobody, then only in later epochs, then by fewest.
 
     Args:
         resident: All segments in memory.
-        datasets: The datasets by key.
+        datasets: All datasets, by key.
         wanted_too: Whether a segment that somebody wants in this epoch may go.
     """
-    wanted_later = {
-        (dataset.key, reader.split)
+    splits = [
+        (dataset, split)
         for dataset in datasets.values()
-        for reader in dataset.readers.values()
-        if reader.epochs_left
-    }
-    found = []
-    for segment in resident:
-        key, chunk, split = segment.id
-        wanted = datasets[key].wanted[split][chunk]
-        if not segment.leases and (wanted_too or not wanted):
-            found.append((wanted, (key, split) in wanted_later, segment.last_used, segment))
-    found.sort(key=lambda entry: entry[:3])
-    return [segment for *_, segment in found]
+        for split in SPLITS
+        if dataset.unleased[split]
+    ]
+    orders = [_victims_of(resident, *each, wanted_too) for each in splits]
+    if len(orders) == 1:
+        return orders[0]
+    return heapq.merge(*orders, key=lambda segment: _keep_for(segment, datasets))
+
+
+def _victims_of(
+    resident: Mapping[SegmentId, Segment], dataset: Dataset, split: Split, wanted_too: bool
+) -> Iterator[Segment]:
+    least_had = 0 if wanted_too else dataset.begun[split]
+    for chunk in dataset.unleased[split].chunks(least_had):
+        yield resident[SegmentId(dataset.key, chunk, split)]
+
+
+def _keep_for(segment: Segment, datasets: Mapping[str, Dataset]) -> tuple[int, bool, int]:
+    """How much a segment is worth keeping, beside those of other splits and datasets."""
+    key, chunk, split = segment.id
+    dataset = datasets[key]
+    wanted_later = any(reader.epochs_left for reader in dataset.active(split))
+    return dataset.wanted[split][chunk], wanted_later, segment.last_used

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 
 from faucet_client.spec import SPLITS, Split
 from faucetd.errors import BudgetError, StateError
@@ -123,6 +124,8 @@ class Scheduler:
         self._datasets: dict[str, Dataset] = {}
         self._resident: dict[SegmentId, Segment] = {}
         self._readers: dict[int, Reader] = {}
+        self._stirred: set[int] = set()  # readers that may be granted something now, or may wait
+        self._waiting: dict[int, Reader] = {}  # those that could take a grant
         self._leases: dict[int, Lease] = {}
         self._idle: dict[int, None] = {}  # workers, in the order in which they became idle
         self._loads: dict[int, LoadState] = {}
@@ -170,6 +173,7 @@ class Scheduler:
                 self._join(event)
             case CreditsGiven():
                 self._reader(event.reader).credits += event.grants
+                self._stirred.add(event.reader)
             case EpochAdvanced():
                 self._advance(self._reader(event.reader), event.epoch)
             case LeasesReleased():
@@ -255,7 +259,7 @@ class Scheduler:
             self._out.append(RefuseReader(event.reader, error.code, error.message))
             return
         self._readers[reader.id] = reader
-        dataset.readers[reader.id] = reader
+        dataset.enter(reader)
         self._out.append(
             AdmitReader(
                 reader.id,
@@ -336,22 +340,26 @@ class Scheduler:
         return max(reader.limit_bytes, FLOOR_SEGMENTS * segment)
 
     def _start_epoch(self, reader: Reader, epoch: int) -> None:
+        split = reader.split
         dataset = self._datasets[reader.dataset]
         reader.start_epoch(epoch, dataset)
-        wanted = dataset.wanted[reader.split]
-        loading = self._loading(reader.dataset, reader.split)
+        dataset.begun[split] += 1
+        wanted = dataset.wanted[split]
         for chunk in reader.pending:
             wanted[chunk] += 1
-            if reader.segment(chunk) in self._resident:
-                reader.offer(chunk)
-            elif chunk not in loading:
-                # Who else wants it counts it as absent already.
-                dataset.missing[reader.split].add(chunk)
-                reader.absent += 1
+        resident = reader.pending & dataset.resident[split]
+        absent = reader.pending - resident - self._loading(reader.dataset, split)
+        # Who else wants these counts them as absent already.
+        dataset.missing[split] |= absent
+        reader.begin_with(resident, absent, dataset)
+        if len(reader.pending) < len(dataset.chunks):
+            dataset.unleased[split].refresh(partial(dataset.had, split))
+        self._stirred.add(reader.id)
 
     def _unwant(self, reader: Reader, chunk: int) -> None:
         """The reader does not want the chunk (any more) in this epoch."""
         reader.pending.discard(chunk)
+        reader.ready.discard(chunk)
         dataset = self._datasets[reader.dataset]
         if chunk in dataset.missing[reader.split]:
             reader.absent -= 1
@@ -359,12 +367,15 @@ class Scheduler:
         wanted[chunk] -= 1
         if not wanted[chunk]:
             dataset.missing[reader.split].discard(chunk)
+        if chunk in (unleased := dataset.unleased[reader.split]):
+            unleased.add(chunk, dataset.had(reader.split, chunk))
 
     def _advance(self, reader: Reader, epoch: int) -> None:
         if reader.left or epoch <= reader.epoch:
             return
         for chunk in list(reader.pending):
             self._unwant(reader, chunk)
+        self._stirred.add(reader.id)
         reader.waiting_since = None
         if epoch <= reader.last_epoch:
             self._start_epoch(reader, epoch)
@@ -375,7 +386,8 @@ class Scheduler:
         for chunk in list(reader.pending):
             self._unwant(reader, chunk)
         reader.left = True
-        del self._datasets[reader.dataset].readers[reader.id]
+        self._waiting.pop(reader.id, None)
+        self._datasets[reader.dataset].leave(reader)
         self._forget_if_gone(reader)
 
     def _release(self, number: int) -> None:
@@ -388,6 +400,10 @@ class Scheduler:
         segment.leases -= 1
         if not segment.leases:
             self._leased_bytes -= segment.nbytes
+            dataset = self._datasets[segment.id.dataset]
+            _, chunk, split = segment.id
+            dataset.unleased[split].add(chunk, dataset.had(split, chunk))
+        self._stirred.add(reader.id)
         self._forget_if_gone(reader)
 
     def _forget_if_gone(self, reader: Reader) -> None:
@@ -441,9 +457,13 @@ class Scheduler:
             self._require(segment.id not in self._resident, "the segment is resident already")
             self._use(nbytes)
             self._resident[segment.id] = segment
+            dataset.resident[split].add(load.chunk)
+            dataset.unleased[split].add(load.chunk, dataset.had(split, load.chunk))
             dataset.end_missing(load.chunk, split)
             for reader in dataset.active(split):
-                reader.offer(load.chunk)
+                if load.chunk in reader.pending:
+                    reader.offer(load.chunk)
+                    self._stirred.add(reader.id)
         if dataset is not None:
             dataset.attempts.pop(load.chunk, None)
             self._last[event.worker] = load.dataset, load.chunk
@@ -451,6 +471,7 @@ class Scheduler:
     def _find(self, dataset: Dataset, chunk: int, found: Found, worker: int | None = None) -> None:
         """An open chunk is known now, and so is the one that follows it."""
         dataset.find(chunk, found.chunk)
+        self._stirred.update(dataset.readers)
         here = [reader for reader in dataset.readers.values() if chunk in reader.pending]
         for reader in dataset.readers.values():
             rows = reader.range_in(chunk, dataset)
@@ -532,23 +553,27 @@ class Scheduler:
     # Deciding.
 
     def _grant_all(self) -> None:
-        for reader in list(self._readers.values()):
-            if reader.left:
-                continue
-            while reader.credits and reader.pending and self._grant_one(reader):
-                pass
-            waits = reader.credits > 0 and bool(reader.pending)
-            if not waits:
-                reader.waiting_since = None
-            elif reader.waiting_since is None:
-                reader.waiting_since = self._clock
+        while self._stirred:
+            stirred, self._stirred = self._stirred, set()
+            for number in sorted(stirred):
+                reader = self._readers.get(number)
+                if reader is None or reader.left:
+                    continue
+                while reader.credits and reader.pending and self._grant_one(reader):
+                    pass
+                if not (reader.credits and reader.pending):
+                    reader.waiting_since = None
+                    self._waiting.pop(number, None)
+                elif reader.waiting_since is None:
+                    reader.waiting_since = self._clock
+                    self._waiting[number] = reader
 
     def _grant_one(self, reader: Reader) -> bool:
+        if not self._may_hold(reader, 0):
+            return False
         dataset = self._datasets[reader.dataset]
         segment = policy.next_grant(reader, dataset, self._resident)
-        if segment is None:
-            return False
-        if not self._may_hold(reader, segment.nbytes):
+        if segment is None or not self._may_hold(reader, segment.nbytes):
             return False
         chunk = segment.id.chunk
         lease = self._next_lease
@@ -556,6 +581,7 @@ class Scheduler:
         self._leases[lease] = Lease(reader.id, segment.id, segment.nbytes)
         if not segment.leases:
             self._leased_bytes += segment.nbytes
+            dataset.unleased[segment.id.split].discard(chunk)
         segment.leases += 1
         segment.last_used = self._clock
         reader.held_bytes += segment.nbytes
@@ -579,27 +605,33 @@ class Scheduler:
         )
 
     def _load_all(self) -> None:
-        while any(self._load_one(worker) for worker in list(self._idle)):
+        while self._idle and self._load_one():
             pass
 
-    def _load_one(self, worker: int) -> bool:
+    def _load_one(self) -> bool:
         """Gives an idle worker a chunk to load, if there is one for it and room for that."""
         unserved = self._unserved()
-        choice = policy.next_load(
-            self._datasets.values(),
-            unserved,
-            self._ready_chunks,
-            self._last.get(worker),
-            lambda dataset: self._not_for(dataset, worker),
-        )
-        if choice is None:
+        behind = self._behind()
+        if not unserved and not behind:
             return False
-        dataset, chunk, reader = choice
-        nbytes = dataset.segment_bytes(chunk, reader.split)
-        if not self._make_room(nbytes, wanted_too=reader in unserved):
-            return False
-        self._start_load(worker, dataset, chunk, reader.split)
-        return True
+        for worker in self._idle:
+            choice = policy.next_load(
+                self._datasets,
+                unserved,
+                behind,
+                self._last.get(worker),
+                lambda dataset, worker=worker: self._not_for(dataset, worker),  # type: ignore[misc]
+            )
+            if choice is None:
+                continue
+            dataset, chunk, reader = choice
+            nbytes = dataset.segment_bytes(chunk, reader.split)
+            if self._make_room(nbytes, wanted_too=reader in unserved):
+                self._start_load(worker, dataset, chunk, reader.split)
+                return True
+            if not unserved:
+                return False  # there is no room for what nobody waits for, whoever loads it
+        return False
 
     def _not_for(self, dataset: Dataset, worker: int) -> set[int]:
         """Open chunks that this worker must not, or had better not, load.
@@ -648,13 +680,11 @@ class Scheduler:
     def _unserved(self) -> list[Reader]:
         """Readers that wait, may hold more, and have no load under way for them; longest first."""
         found = []
-        for reader in self._readers.values():
-            if reader.left or reader.waiting_since is None:
-                continue
+        for reader in self._waiting.values():
             dataset = self._datasets[reader.dataset]
             if not reader.absent:
                 continue
-            if policy.next_grant(reader, dataset, self._resident) is not None:
+            if policy.has_grant(reader, dataset, self._resident):
                 continue  # it waits to be rid of a lease, not for a chunk
             loading = self._loading(reader.dataset, reader.split)
             if reader.in_order:
@@ -673,8 +703,17 @@ class Scheduler:
             if load.dataset == dataset and split in load.splits
         }
 
-    def _ready_chunks(self, reader: Reader) -> int:
-        return len(reader.pending) - reader.absent
+    def _behind(self) -> list[Reader]:
+        """Readers that could be granted few chunks more, resident or being made; fewest first."""
+        found = [
+            (count, reader.id, reader)
+            for dataset in self._datasets.values()
+            for reader in dataset.readers.values()
+            if reader.absent
+            and (count := len(reader.pending) - reader.absent) < policy.READ_AHEAD_CHUNKS
+        ]
+        found.sort()
+        return [reader for *_, reader in found]
 
     def _make_room(self, nbytes: int, *, wanted_too: bool, evict: bool = True) -> bool:
         """Evicts until `nbytes` are free, or evicts nothing and says that it cannot be done."""
@@ -685,9 +724,7 @@ class Scheduler:
             return False
         chosen: list[Segment] = []
         if short > 0 or too_many > 0:
-            for segment in policy.victims(
-                self._resident.values(), self._datasets, wanted_too=wanted_too
-            ):
+            for segment in policy.victims(self._resident, self._datasets, wanted_too=wanted_too):
                 chosen.append(segment)
                 short -= segment.nbytes
                 too_many -= 1
@@ -704,8 +741,11 @@ class Scheduler:
         del self._resident[segment.id]
         self._used_bytes -= segment.nbytes
         dataset = self._datasets[segment.id.dataset]
-        if dataset.wanted[segment.id.split][segment.id.chunk]:
-            dataset.add_missing(segment.id.chunk, segment.id.split)
+        _, chunk, split = segment.id
+        dataset.resident[split].discard(chunk)
+        dataset.unleased[split].discard(chunk)
+        if dataset.wanted[split][chunk]:
+            dataset.add_missing(chunk, split)
         self._out.append(Evict(segment.id))
 
     def _use(self, nbytes: int) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import heapq
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from faucet_client.spec import SPLITS, Split
 from faucetd.schedule.events import ChunkInfo, ReaderJoined, Totals
 from faucetd.schedule.instructions import SegmentId
+from faucetd.schedule.orders import EvictionOrder, LoadOrder, Pool
 from faucetd.schedule.shares import Earlier, Ranges, Share, rows_in, union
 
 FLOOR_SEGMENTS = 3
@@ -84,7 +85,8 @@ class Reader:
         self.rank: dict[int, int] = {}
         self.pending: set[int] = set()
         self.absent = 0  # pending chunks that are neither resident nor being made
-        self.ready: list[tuple[int, int]] = []
+        self.ready = Pool()
+        self.to_load = LoadOrder()
         self._order: list[int] = []
         self._next_in_order = 0
 
@@ -129,11 +131,37 @@ class Reader:
         self._order = [chunk for chunk in order if chunk in mine]
         self.rank = {chunk: rank for rank, chunk in enumerate(self._order)}
         self.pending = mine - self.had if first else mine
-        self.absent = 0
-        self.ready = []
         had = (self.rows_of(chunk) for chunk in mine - self.pending)
         self.epoch_rows_granted = sum(map(rows_in, had))
         self._next_in_order = 0
+
+    def begin_with(self, resident: set[int], absent: set[int], dataset: Dataset) -> None:
+        """Of the pending chunks, these are there at the beginning of the epoch, and these not."""
+        rank = self.rank
+        self.ready.begin(sorted(resident, key=rank.__getitem__))
+        self.absent = len(absent)
+        had = partial(dataset.had, self.split)
+        self.to_load.begin((self._load_key(had(chunk)), rank[chunk], chunk) for chunk in absent)
+
+    def lose(self, chunk: int, had: int) -> None:
+        """A pending chunk is neither resident nor being made any more."""
+        self.absent += 1
+        self.ready.discard(chunk)
+        self.to_load.add(self._load_key(had), self.rank[chunk], chunk)
+
+    def first_absent(self, dataset: Dataset, but: Collection[int]) -> int | None:
+        """The absent chunk that is best loaded for this reader, if it is not among `but`."""
+        if not self.absent:
+            return None
+        return self.to_load.first(
+            dataset.missing[self.split],
+            self.pending,
+            lambda chunk: self._load_key(dataset.had(self.split, chunk)),
+            but,
+        )
+
+    def _load_key(self, had: int) -> int:
+        return 0 if self.in_order else had
 
     def follow(self, chunk: int) -> None:
         """The dataset has one more chunk, an open one."""
@@ -166,7 +194,7 @@ class Reader:
     def offer(self, chunk: int) -> None:
         """The chunk's segment has become resident."""
         if chunk in self.pending:
-            heapq.heappush(self.ready, (self.rank[chunk], chunk))
+            self.ready.add(chunk)
 
     def next_in_order(self) -> int | None:
         """The only chunk that an in-order reader can take next."""
@@ -192,12 +220,17 @@ class Dataset:
         self.attempts: dict[int, int] = {}
         self.bytes_a_row: dict[Split, float] = {}
         self.readers: dict[int, Reader] = {}
+        self._of_split: dict[Split, dict[int, Reader]] = {split: {} for split in SPLITS}
         # Of each split and chunk: the position of its first row (see parts.py).
         self.starts: dict[Split, list[int]] = {split: [] for split in SPLITS}
         self._found_rows: dict[Split, int] = dict.fromkeys(SPLITS, 0)
         # By split and chunk: how many readers have it pending; and the wanted that are absent.
         self.wanted: dict[Split, list[int]] = {split: [] for split in SPLITS}
         self.missing: dict[Split, set[int]] = {split: set() for split in SPLITS}
+        # By split: epochs begun by readers; resident chunks; and those of them that none leases.
+        self.begun: dict[Split, int] = dict.fromkeys(SPLITS, 0)
+        self.resident: dict[Split, set[int]] = {split: set() for split in SPLITS}
+        self.unleased: dict[Split, EvictionOrder] = {split: EvictionOrder() for split in SPLITS}
         self.largest_segment_bytes: dict[Split, int] = dict.fromkeys(SPLITS, 0)
         self.split_bytes: dict[Split, int] = dict.fromkeys(SPLITS, 0)
         self._known_bytes: dict[Split, int] = dict.fromkeys(SPLITS, 0)
@@ -341,9 +374,28 @@ class Dataset:
             self._count_absent(chunk, split, -1)
 
     def _count_absent(self, chunk: int, split: Split, change: int) -> None:
+        had = self.had(split, chunk)
         for reader in self.active(split):
             if chunk in reader.pending:
-                reader.absent += change
+                if change > 0:
+                    reader.lose(chunk, had)
+                else:
+                    reader.absent -= 1
 
-    def active(self, split: Split) -> list[Reader]:
-        return [reader for reader in self.readers.values() if reader.split == split]
+    def had(self, split: Split, chunk: int) -> int:
+        """Epochs, of all that were begun, that do not want the chunk any more. It never falls."""
+        return self.begun[split] - self.wanted[split][chunk]
+
+    def enter(self, reader: Reader) -> None:
+        """A reader of the dataset."""
+        self.readers[reader.id] = reader
+        self._of_split[reader.split][reader.id] = reader
+
+    def leave(self, reader: Reader) -> None:
+        """It wants no more."""
+        del self.readers[reader.id]
+        del self._of_split[reader.split][reader.id]
+
+    def active(self, split: Split) -> Collection[Reader]:
+        """The readers of a split."""
+        return self._of_split[split].values()

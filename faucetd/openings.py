@@ -28,7 +28,8 @@ from faucetd.errors import (
 )
 from faucetd.journal import PlanJournal
 from faucetd.schedule import events
-from faucetd.schedule.scheduler import MAX_ATTEMPTS, Scheduler, required_bytes
+from faucetd.schedule.promises import required_bytes
+from faucetd.schedule.scheduler import MAX_ATTEMPTS, Scheduler
 from faucetd.schedule.state import FLOOR_SEGMENTS
 from faucetd.serve.backend import DatasetInfo, OpenProgress
 from faucetd.worker import messages

@@ -61,21 +61,11 @@ from faucetd.schedule.instructions import (
     RefuseReader,
     SegmentId,
 )
-from faucetd.schedule.state import (
-    FLOOR_SEGMENTS,
-    UNLIMITED_BYTES,
-    Dataset,
-    Lease,
-    LoadState,
-    Reader,
-    Segment,
-)
+from faucetd.schedule.promises import Promises
+from faucetd.schedule.state import Dataset, Lease, LoadState, Reader, Segment
 
 MAX_ATTEMPTS = 3
 """Workers that a chunk may kill before it is an error."""
-
-COMFORT_SEGMENTS = 8
-"""Segments beyond which a promise to a reader brings it nothing."""
 
 
 class InvalidTransition(Exception):
@@ -123,6 +113,7 @@ class Scheduler:
         self._resident: dict[SegmentId, Segment] = {}
         self._readers: dict[int, Reader] = {}
         self._leases: dict[int, Lease] = {}
+        self._promises = Promises(budget_bytes, self._datasets, self._readers)
         self._idle: dict[int, None] = {}  # workers, in the order in which they became idle
         self._loads: dict[int, LoadState] = {}
         self._last: dict[int, tuple[str, int]] = {}  # by worker: the dataset and chunk it made
@@ -256,7 +247,7 @@ class Scheduler:
             event.seed,
         )
         try:
-            reader.limit_bytes = self._promise(dataset, event.split)
+            reader.limit_bytes = self._promises.make(dataset, event.split)
         except BudgetError as error:
             self._out.append(RefuseReader(event.reader, error.message))
             return
@@ -269,69 +260,10 @@ class Scheduler:
 
     def _keep_promises(self) -> None:
         """Segments have proved larger than planned: the last readers may be too many now."""
-        while (active := [r for r in self._readers.values() if not r.left]) and (
-            self._promised_bytes() + self._largest_load_bytes() > self._budget_bytes
-        ):
-            reader = active[-1]
-            segment = self._datasets[reader.dataset].largest_segment_bytes[reader.split]
-            message = (
-                f"segments of {reader.dataset} have turned out larger than was planned (text is "
-                "longer, or chunks have more rows of one split), and "
-                f"memory_budget={self._budget_bytes:,} bytes cannot hold {len(active)} readers of "
-                f"{FLOOR_SEGMENTS} segments of up to {segment:,} each, and one load beside them. "
-                "Raise memory_budget, or open the dataset with a smaller chunk_rows"
-            )
-            self._out.append(FailReader(reader.id, BudgetError.code, message))
+        while (error := self._promises.broken()) is not None:
+            reader = [reader for reader in self._readers.values() if not reader.left][-1]
+            self._out.append(FailReader(reader.id, error.code, error.message))
             self._leave(reader)
-
-    def _promised_bytes(self) -> int:
-        return sum(
-            min(limit, self._datasets[key].split_bytes[split])
-            for (key, split), limit in self._limits().items()
-        )
-
-    def _largest_load_bytes(self) -> int:
-        return max(
-            (self._datasets[key].largest_segment_bytes[split] for key, split in self._limits()),
-            default=0,
-        )
-
-    def _promise(self, dataset: Dataset, split: Split) -> int:
-        """The bytes of leases that a new reader of the split can be promised (invariant 4)."""
-        segment = dataset.largest_segment_bytes[split]
-        whole = dataset.split_bytes[split]
-        limits = self._limits()
-        mine = limits.get((dataset.key, split), 0)
-        promised = self._promised_bytes()
-        load = max(segment, self._largest_load_bytes())
-        free = self._budget_bytes - promised - load
-        counted = min(mine, whole)
-        if whole - counted <= free // 2:
-            return UNLIMITED_BYTES
-        floor = FLOOR_SEGMENTS * segment
-        if min(mine + floor, whole) - counted > free:
-            raise BudgetError(
-                f"the memory budget cannot hold another reader of {dataset.key}: of "
-                f"memory_budget={self._budget_bytes:,} bytes, {promised:,} are promised to "
-                f"{len(self._readers)} readers and the tensors that they still hold, a load needs "
-                f"{load:,}, and this reader needs {FLOOR_SEGMENTS} segments of {segment:,} = "
-                f"{floor:,}. Raise memory_budget by {floor - free:,} bytes or more, open the "
-                "dataset with a smaller chunk_rows, or end other readers"
-            )
-        return min(max(free // 4, floor), COMFORT_SEGMENTS * segment)
-
-    def _limits(self) -> dict[tuple[str, Split], int]:
-        limits: dict[tuple[str, Split], int] = {}
-        for reader in self._readers.values():
-            key = reader.dataset, reader.split
-            limits[key] = limits.get(key, 0) + (
-                reader.held_bytes if reader.left else self._limit(reader)
-            )
-        return limits
-
-    def _limit(self, reader: Reader) -> int:
-        segment = self._datasets[reader.dataset].largest_segment_bytes[reader.split]
-        return max(reader.limit_bytes, FLOOR_SEGMENTS * segment)
 
     def _start_epoch(self, reader: Reader, epoch: int) -> None:
         reader.start_epoch(epoch)
@@ -546,7 +478,7 @@ class Scheduler:
         segment = policy.next_grant(reader, dataset, self._resident)
         if segment is None:
             return False
-        if not self._may_hold(reader, segment.nbytes):
+        if not self._promises.allow(reader, segment.nbytes):
             return False
         chunk = segment.id.chunk
         lease = self._next_lease
@@ -570,11 +502,6 @@ class Scheduler:
     def _end_epoch_if_done(self, reader: Reader) -> None:
         if not reader.pending and reader.epochs_left > 0:
             self._start_epoch(reader, reader.epoch + 1)
-
-    def _may_hold(self, reader: Reader, nbytes: int) -> bool:
-        return reader.held_leases < FLOOR_SEGMENTS or reader.held_bytes + nbytes <= self._limit(
-            reader
-        )
 
     def _load_all(self) -> None:
         while any(self._load_one(worker) for worker in list(self._idle)):
@@ -659,7 +586,9 @@ class Scheduler:
                 served = reader.next_in_order() in loading
             else:
                 served = bool(loading & reader.pending)
-            if not served and self._may_hold(reader, dataset.largest_segment_bytes[reader.split]):
+            if not served and self._promises.allow(
+                reader, dataset.largest_segment_bytes[reader.split]
+            ):
                 found.append(reader)
         found.sort(key=lambda reader: (reader.waiting_since, reader.id))
         return found
@@ -719,8 +648,3 @@ class Scheduler:
         if not truth:
             assert self._event is not None
             raise InvalidTransition(self._event, reason, list(self._recent))
-
-
-def required_bytes(largest_segment_bytes: int) -> int:
-    """The least budget that one reader can get on with: what it may lease, and one load."""
-    return (FLOOR_SEGMENTS + 1) * largest_segment_bytes

@@ -52,7 +52,7 @@ def next_load(
     unserved: list[Reader],
     ready_chunks: Callable[[Reader], int],
     worker_last: tuple[str, int] | None,
-    not_for_it: Callable[[Dataset], set[int]],
+    candidates: Callable[[Dataset, Reader], set[int]],
 ) -> tuple[Dataset, int, Reader] | None:
     """The chunk to load next, and the reader for whose sake.
 
@@ -61,12 +61,12 @@ def next_load(
         unserved: Readers that wait and for which no load is under way, longest wait first.
         ready_chunks: How many chunks a reader could still be granted, resident or being made.
         worker_last: The dataset and chunk that the worker loaded last.
-        not_for_it: Chunks of a dataset that are left to other workers, or being found out.
+        candidates: Of the absent chunks that a reader wants, those that may be loaded now.
     """
     by_key = {dataset.key: dataset for dataset in datasets}
     for reader in unserved:
         dataset = by_key[reader.dataset]
-        chunk = _best_chunk(dataset, reader, worker_last, not_for_it(dataset))
+        chunk = _best_chunk(dataset, reader, worker_last, candidates(dataset, reader))
         if chunk is not None:
             return dataset, chunk, reader
     behind = [
@@ -77,7 +77,7 @@ def next_load(
     ]
     for _, reader in sorted(behind, key=lambda entry: (entry[0], entry[1].id)):
         dataset = by_key[reader.dataset]
-        chunk = _best_chunk(dataset, reader, worker_last, not_for_it(dataset))
+        chunk = _best_chunk(dataset, reader, worker_last, candidates(dataset, reader))
         if chunk is not None:
             return dataset, chunk, reader
     return None
@@ -87,12 +87,9 @@ def _best_chunk(
     dataset: Dataset,
     reader: Reader,
     worker_last: tuple[str, int] | None,
-    not_for_it: set[int],
+    candidates: set[int],
 ) -> int | None:
-    """Of the absent chunks that the reader wants: wanted by most, then cheapest, then soonest."""
-    if not reader.absent:
-        return None
-    candidates = (dataset.missing[reader.split] & reader.pending) - not_for_it
+    """Of `candidates`: wanted by most, then cheapest, then soonest."""
     if not candidates:
         return None
     following = None
@@ -116,7 +113,10 @@ def _best_chunk(
 def victims(
     resident: Iterable[Segment], datasets: dict[str, Dataset], *, wanted_too: bool
 ) -> list[Segment]:
-    """The order to evict in: wanted by nobody, then only in later epochs, then by fewest.
+    """The order to evict in: what costs least to have again, then wanted by nobody, then by fewest.
+
+    What nobody wants costs nothing, and what is on disk little; what is in memory alone and wanted,
+    be it in a later epoch, would have to be read from the source again.
 
     Args:
         resident: All segments in memory.
@@ -133,7 +133,9 @@ def victims(
     for segment in resident:
         key, chunk, split = segment.id
         wanted = datasets[key].wanted[split][chunk]
-        if not segment.leases and (wanted_too or not wanted):
-            found.append((wanted, (key, split) in wanted_later, segment.last_used, segment))
-    found.sort(key=lambda entry: entry[:3])
+        if not (segment.leases or segment.spilling) and (wanted_too or not wanted):
+            later = (key, split) in wanted_later
+            dear = not segment.spilled and (wanted > 0 or later)
+            found.append((dear, wanted, later, segment.last_used, segment))
+    found.sort(key=lambda entry: entry[:4])
     return [segment for *_, segment in found]

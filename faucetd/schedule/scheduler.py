@@ -15,6 +15,13 @@ Invariants, after every event:
 5. Hence progress is always possible: whatever readers do with what they hold, there is room to
    load a chunk by evicting what nobody leases, and a reader that holds less than its promise is
    granted the next segment as soon as it is resident.
+6. Spill files, written and being written, never exceed the spill budget. A segment is not evicted
+   while its file is written; that ends, so 5 holds.
+7. What is on disk is never read from the source again, unless its file turns out not to be what was
+   written. Hence of a dataset that fits the tiers each segment is made once, whatever readers do.
+
+Every segment that is made is written to disk, if the spill budget has room for it, so that a daemon
+that is started again need not read it either.
 
 A plan need not be known as a whole. The last chunk of a lane may be **open**: one that nobody has
 read yet. It is wanted and loaded like any other, and loading it tells what it has and whether a
@@ -45,6 +52,11 @@ from faucetd.schedule.events import (
     LeasesReleased,
     ReaderJoined,
     ReaderLeft,
+    RestoreFailed,
+    SegmentRestored,
+    SegmentSpilled,
+    SpillFailed,
+    SpillFound,
     WorkerDied,
     WorkerIdle,
     WorkerTaken,
@@ -53,6 +65,7 @@ from faucetd.schedule.instructions import (
     AbandonLoad,
     AdmitReader,
     AllowBytes,
+    DropSpilled,
     Evict,
     FailReader,
     Grant,
@@ -60,12 +73,18 @@ from faucetd.schedule.instructions import (
     Load,
     RefuseReader,
     SegmentId,
+    Spill,
 )
+from faucetd.schedule.instructions import Restore as RestoreSegment
 from faucetd.schedule.promises import Promises
-from faucetd.schedule.state import Dataset, Lease, LoadState, Reader, Segment
+from faucetd.schedule.spilled import SpillTier, SpillView
+from faucetd.schedule.state import Dataset, Lease, LoadState, Reader, Restore, Segment
 
 MAX_ATTEMPTS = 3
 """Workers that a chunk may kill before it is an error."""
+
+MOST_RESTORES = 2
+"""Segments that are read back at a time: one is copied while the next one waits for the disk."""
 
 
 class InvalidTransition(Exception):
@@ -103,7 +122,9 @@ class ReaderView:
 class Scheduler:
     """See the module's docstring. `handle` is the only method that changes anything."""
 
-    def __init__(self, budget_bytes: int, most_segments: int = 2**31) -> None:
+    def __init__(
+        self, budget_bytes: int, most_segments: int = 2**31, spill_budget_bytes: int = 0
+    ) -> None:
         self._budget_bytes = budget_bytes
         self._most_segments = most_segments
         self._used_bytes = 0
@@ -116,6 +137,9 @@ class Scheduler:
         self._promises = Promises(budget_bytes, self._datasets, self._readers)
         self._idle: dict[int, None] = {}  # workers, in the order in which they became idle
         self._loads: dict[int, LoadState] = {}
+        self._spill = SpillTier(spill_budget_bytes)
+        self._restores: dict[int, Restore] = {}
+        self._next_restore = 1
         self._last: dict[int, tuple[str, int]] = {}  # by worker: the dataset and chunk it made
         self._finishing: int | None = None  # the worker that will be idle next
         self._next_lease = 1
@@ -156,6 +180,16 @@ class Scheduler:
                 self._fail_chunk(load, event.code, event.message)
             case ExtraBytesWanted():
                 self._extra_bytes(event)
+            case SpillFound():
+                self._spill_found(event)
+            case SegmentSpilled():
+                self._spilled(event.segment)
+            case SpillFailed():
+                self._spill_failed(event.segment)
+            case SegmentRestored():
+                self._restored(event.restore)
+            case RestoreFailed():
+                self._restore_failed(event.restore)
             case ReaderJoined():
                 self._join(event)
             case CreditsGiven():
@@ -169,6 +203,7 @@ class Scheduler:
                 self._leave(self._reader(event.reader))
         self._recent.append(event)
         self._grant_all()
+        self._restore_all()
         self._load_all()
         return self._out
 
@@ -204,6 +239,14 @@ class Scheduler:
             if segment.id.dataset == dataset
         }
 
+    def spill(self) -> SpillView:
+        """The spill budget's use, now."""
+        return self._spill.view()
+
+    def spilled(self, dataset: str) -> dict[SegmentId, int]:
+        """The dataset's segments that are on disk, with their bytes."""
+        return self._spill.segments(dataset)
+
     def leases(self) -> dict[int, tuple[int, SegmentId]]:
         """All leases: the reader and the segment of each."""
         return {number: (lease.reader, lease.segment) for number, lease in self._leases.items()}
@@ -221,6 +264,8 @@ class Scheduler:
     def _remove_dataset(self, event: DatasetRemoved) -> None:
         self._require(event.dataset in self._datasets, "no such dataset")
         self._require(not self.in_use(event.dataset), "the dataset is in use")
+        for spilled in self._spill.of(event.dataset):
+            self._drop_spilled(spilled)
         for segment in [s for s in self._resident.values() if s.id.dataset == event.dataset]:
             self._evict(segment)
         del self._datasets[event.dataset]
@@ -254,6 +299,7 @@ class Scheduler:
         reader.credits = event.credits
         self._readers[reader.id] = reader
         dataset.readers[reader.id] = reader
+        self._spill.touch(dataset.key, self._clock)
         self._out.append(AdmitReader(reader.id, reader.rows_per_epoch, reader.limit_bytes))
         if reader.chunks and event.epochs > 0:
             self._start_epoch(reader, event.first_epoch)
@@ -305,6 +351,7 @@ class Scheduler:
         for chunk in list(reader.pending):
             self._unwant(reader, chunk)
         reader.left = True
+        self._spill.touch(reader.dataset, self._clock)
         del self._datasets[reader.dataset].readers[reader.id]
         self._forget_if_gone(reader)
 
@@ -359,24 +406,31 @@ class Scheduler:
                     dataset.record_bytes(load.chunk, split, nbytes)
                 self._keep_promises()
         for split, nbytes in event.nbytes.items():
-            segment = Segment(
-                SegmentId(load.dataset, load.chunk, split), nbytes, last_used=self._clock
-            )
-            if dataset is None:  # removed while it was being loaded
-                self._out.append(Evict(segment.id))
-                continue
+            segment = SegmentId(load.dataset, load.chunk, split)
             self._require(
                 nbytes <= load.reserved_bytes, "more than was reserved or allowed was published"
             )
-            self._require(segment.id not in self._resident, "the segment is resident already")
-            self._use(nbytes)
-            self._resident[segment.id] = segment
-            dataset.end_missing(load.chunk, split)
-            for reader in dataset.active(split):
-                reader.offer(load.chunk)
+            self._publish(segment, nbytes)
+            if dataset is not None:
+                self._write_behind(dataset, segment)
         if dataset is not None:
             dataset.attempts.pop(load.chunk, None)
             self._last[event.worker] = load.dataset, load.chunk
+
+    def _publish(self, segment: SegmentId, nbytes: int) -> None:
+        """The segment stands in memory from now on, and may be granted."""
+        dataset = self._datasets.get(segment.dataset)
+        if dataset is None:  # removed while it was being made
+            self._out.append(Evict(segment))
+            return
+        self._require(segment not in self._resident, "the segment is resident already")
+        self._use(nbytes)
+        self._resident[segment] = Segment(
+            segment, nbytes, last_used=self._clock, spilled=self._spill.is_whole(segment)
+        )
+        dataset.end_missing(segment.chunk, segment.split)
+        for reader in dataset.active(segment.split):
+            reader.offer(segment.chunk)
 
     def _find(self, dataset: Dataset, chunk: int, found: Found, worker: int | None = None) -> None:
         """An open chunk is known now, and so is the one that follows it."""
@@ -423,7 +477,7 @@ class Scheduler:
             return
         self._out.append(AbandonLoad(event.worker))
         self._end_load(event.worker)
-        if self._loads or self._leased_bytes:
+        if self._loads or self._restores or self._spill.writing or self._leased_bytes:
             self._back_to_missing(load)
             return
         self._fail_chunk(
@@ -458,6 +512,76 @@ class Scheduler:
             if reader.split in load.splits and load.chunk in reader.pending:
                 self._out.append(FailReader(reader.id, code, message))
                 self._leave(reader)
+
+    # The spill tier.
+
+    def _spill_found(self, event: SpillFound) -> None:
+        for segment, nbytes in event.nbytes.items():
+            self._require(segment.dataset not in self._datasets, "the dataset is open")
+            self._require(segment not in self._spill, "the file is known")
+            self._spill.add(segment, nbytes, whole=True)
+            self._spill.touch(segment.dataset, self._clock)
+        for segment in self._spill.make_room(0, self._datasets) or []:
+            self._drop_spilled(segment)
+
+    def _write_behind(self, dataset: Dataset, segment: SegmentId) -> None:
+        """Has a segment that was just made written to disk, if there is room."""
+        if segment in self._spill:  # it was made again because its chunk was open
+            self._drop_spilled(segment)
+        if self._spill.stopped:
+            return
+        resident = self._resident[segment]
+        wanted = bool(dataset.wanted[segment.split][segment.chunk]) or dataset.wanted_later(
+            segment.split
+        )
+        dropped = self._spill.make_room(resident.nbytes, self._datasets, dataset.key, own=wanted)
+        if dropped is None:
+            return
+        for file in dropped:
+            self._drop_spilled(file)
+        self._spill.add(segment, resident.nbytes, whole=False)
+        self._spill.touch(dataset.key, self._clock)
+        resident.spilling = True
+        self._out.append(Spill(segment))
+
+    def _drop_spilled(self, segment: SegmentId) -> None:
+        self._spill.remove(segment)
+        if segment in self._resident:
+            self._resident[segment].spilling = self._resident[segment].spilled = False
+        self._out.append(DropSpilled(segment))
+
+    def _spilled(self, segment: SegmentId) -> None:
+        self._require(self._is_spilling(segment), "the segment is not being written")
+        self._spill.complete(segment)
+        self._resident[segment].spilling = False
+        self._resident[segment].spilled = True
+
+    def _spill_failed(self, segment: SegmentId) -> None:
+        self._require(self._is_spilling(segment), "the segment is not being written")
+        self._spill.stop()
+        self._drop_spilled(segment)
+
+    def _is_spilling(self, segment: SegmentId) -> bool:
+        return segment in self._resident and self._resident[segment].spilling
+
+    def _restored(self, number: int) -> None:
+        restore = self._end_restore(number)
+        self._publish(restore.segment, restore.nbytes)
+
+    def _restore_failed(self, number: int) -> None:
+        segment = self._end_restore(number).segment
+        if segment in self._spill:
+            self._drop_spilled(segment)
+        dataset = self._datasets.get(segment.dataset)
+        if dataset is not None and dataset.wanted[segment.split][segment.chunk]:
+            dataset.add_missing(segment.chunk, segment.split)
+
+    def _end_restore(self, number: int) -> Restore:
+        self._require(number in self._restores, f"no restore {number}")
+        restore = self._restores.pop(number)
+        self._used_bytes -= restore.nbytes
+        self._spill.restoring(restore.segment, False)
+        return restore
 
     # Deciding.
 
@@ -503,6 +627,46 @@ class Scheduler:
         if not reader.pending and reader.epochs_left > 0:
             self._start_epoch(reader, reader.epoch + 1)
 
+    def _restore_all(self) -> None:
+        while len(self._restores) < MOST_RESTORES and self._restore_one():
+            pass
+
+    def _restore_one(self) -> bool:
+        """Has a segment that is wanted read back, if disk has one and memory has room for it."""
+        if not self._spill.used_bytes:
+            return False
+        unserved = self._unserved()
+        choice = policy.next_load(
+            self._datasets.values(), unserved, self._ready_chunks, None, self._to_restore
+        )
+        if choice is None:
+            return False
+        dataset, chunk, reader = choice
+        segment = reader.segment(chunk)
+        nbytes = self._spill.nbytes(segment)
+        if not self._make_room(nbytes, wanted_too=reader in unserved):
+            return False
+        self._use(nbytes)
+        dataset.end_missing(chunk, reader.split)
+        number = self._next_restore
+        self._next_restore += 1
+        self._restores[number] = Restore(segment, nbytes)
+        self._spill.restoring(segment, True)
+        self._out.append(RestoreSegment(number, segment, nbytes))
+        return True
+
+    def _to_restore(self, dataset: Dataset, reader: Reader) -> set[int]:
+        """The chunks that the reader wants and disk has."""
+        if not reader.absent:
+            return _NONE
+        found = (
+            self._on_disk(dataset, reader.split) & dataset.missing[reader.split] & reader.pending
+        )
+        if reader.in_order and reader.waiting_since is not None:
+            # Whoever waits for one chunk is not helped by another.
+            return found & {reader.next_in_order()}
+        return found
+
     def _load_all(self) -> None:
         while any(self._load_one(worker) for worker in list(self._idle)):
             pass
@@ -515,7 +679,7 @@ class Scheduler:
             unserved,
             self._ready_chunks,
             self._last.get(worker),
-            lambda dataset: self._not_for(dataset, worker),
+            lambda dataset, reader: self._to_load(dataset, reader, worker),
         )
         if choice is None:
             return False
@@ -526,15 +690,23 @@ class Scheduler:
         self._start_load(worker, dataset, chunk, reader.split)
         return True
 
-    def _not_for(self, dataset: Dataset, worker: int) -> set[int]:
-        """Open chunks that this worker must not, or had better not, load.
+    def _to_load(self, dataset: Dataset, reader: Reader, worker: int) -> set[int]:
+        """The chunks that the reader wants and this worker may read from the source.
 
-        One that is being loaded, for whichever split, is about to be found out: a second load would
-        find it out twice. And one that follows what another worker has just read is left to it: its
-        connections stand where the chunk begins; anybody else would have to open them anew.
+        Not those that disk has. Not an open chunk that is being loaded, for whichever split: it is
+        about to be found out, and a second load would find it out twice. Nor, if that other worker
+        is free, one that follows what it has just read: its connections stand where the chunk
+        begins; anybody else would have to open them anew.
         """
+        if not reader.absent:
+            return _NONE
+        missing = (dataset.missing[reader.split] & reader.pending) - self._on_disk(
+            dataset, reader.split
+        )
+        if not dataset.open:
+            return missing
         loading = {load.chunk for load in self._loads.values() if load.dataset == dataset.key}
-        return {
+        return missing - {
             chunk
             for chunk in dataset.open
             if chunk in loading
@@ -544,6 +716,11 @@ class Scheduler:
             )
         }
 
+    def _on_disk(self, dataset: Dataset, split: Split) -> set[int]:
+        """The chunks whose split can be read back; of an open one nobody would be found out."""
+        chunks = self._spill.chunks(dataset.key, split)
+        return chunks - dataset.open if dataset.open else chunks
+
     def _start_load(self, worker: int, dataset: Dataset, chunk: int, split: Split) -> None:
         """Loads a chunk for one split, for which there is room, and keeps the other if it can."""
         splits = [split]
@@ -551,8 +728,9 @@ class Scheduler:
         (other,) = (each for each in SPLITS if each != split)
         if self._could_keep(dataset, chunk, other):
             nbytes = dataset.segment_bytes(chunk, other)
-            wanted = chunk in dataset.missing[other]
-            if self._make_room(reserved + nbytes, wanted_too=False, evict=wanted):
+            # With disk to go to, it is worth the place of what nobody wants now.
+            keep = chunk in dataset.missing[other] or self._spill.has_room(nbytes)
+            if self._make_room(reserved + nbytes, wanted_too=False, evict=keep):
                 splits.append(other)
                 reserved += nbytes
         self._use(reserved)
@@ -567,6 +745,7 @@ class Scheduler:
         return (
             bool(dataset.chunks[chunk].rows.get(split))
             and SegmentId(dataset.key, chunk, split) not in self._resident
+            and chunk not in self._on_disk(dataset, split)
             and chunk not in self._loading(dataset.key, split)
         )
 
@@ -598,6 +777,10 @@ class Scheduler:
             load.chunk
             for load in self._loads.values()
             if load.dataset == dataset and split in load.splits
+        } | {
+            restore.segment.chunk
+            for restore in self._restores.values()
+            if (restore.segment.dataset, restore.segment.split) == (dataset, split)
         }
 
     def _ready_chunks(self, reader: Reader) -> int:
@@ -607,7 +790,8 @@ class Scheduler:
         """Evicts until `nbytes` are free, or evicts nothing and says that it cannot be done."""
         short = self._used_bytes + nbytes - self._budget_bytes
         # A load makes two segments at most.
-        too_many = len(self._resident) + 2 * (len(self._loads) + 1) - self._most_segments
+        coming = 2 * (len(self._loads) + 1) + len(self._restores)
+        too_many = len(self._resident) + coming - self._most_segments
         if (short > 0 or too_many > 0) and not evict:
             return False
         chosen: list[Segment] = []
@@ -648,3 +832,6 @@ class Scheduler:
         if not truth:
             assert self._event is not None
             raise InvalidTransition(self._event, reason, list(self._recent))
+
+
+_NONE: set[int] = set()

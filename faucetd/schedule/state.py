@@ -22,12 +22,14 @@ UNLIMITED_BYTES = 2**62
 
 @dataclass
 class Segment:
-    """A resident segment."""
+    """A resident segment; `spilling` while its file is written, `spilled` once disk has it too."""
 
     id: SegmentId
     nbytes: int
     leases: int = 0
     last_used: int = 0
+    spilling: bool = False
+    spilled: bool = False
 
 
 @dataclass
@@ -38,6 +40,14 @@ class LoadState:
     chunk: int
     splits: tuple[Split, ...]
     reserved_bytes: int
+
+
+@dataclass
+class Restore:
+    """A segment that is read back from disk."""
+
+    segment: SegmentId
+    nbytes: int
 
 
 @dataclass
@@ -271,6 +281,10 @@ class Dataset:
             totals = self._totals[split]
             planned = max(totals.nbytes, int(self.bytes_a_row.get(split, 0.0) * totals.rows))
         self.split_bytes[split] = max(self._known_bytes[split], planned)
+
+    def wanted_later(self, split: Split) -> bool:
+        """Whether a reader of the split has epochs to come after the one that it is in."""
+        return any(reader.epochs_left > 0 for reader in self.active(split))
 
     def add_missing(self, chunk: int, split: Split) -> None:
         """A wanted chunk is not (or no longer) resident or being made."""

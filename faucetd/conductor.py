@@ -249,7 +249,7 @@ class Conductor:
                 self._spilling.write(instruction.segment, mark, fd, layout)
             case instructions.DropSpilled():
                 self._spilling.remove(instruction.segment)
-            case instructions.Restore():
+            case instructions.RestoreSegment():
                 self._spilling.restore(instruction, self._take_restored)
             case instructions.AdmitReader():
                 self._readers[instruction.reader].outbox.put_nowait(

@@ -37,8 +37,8 @@ from faucetd.publish.spill import (
     SpillFolder,
 )
 from faucetd.schedule import events
-from faucetd.schedule.instructions import Restore, SegmentId
-from faucetd.schedule.scheduler import MOST_RESTORES
+from faucetd.schedule.instructions import RestoreSegment, SegmentId
+from faucetd.schedule.store import MOST_RESTORES
 
 _log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ class Spilling:
             self._run(self._writer, partial(self._folder.remove_dataset, dataset), self._removed)
 
     def restore(
-        self, restore: Restore, arrived: Callable[[SegmentId, int, SegmentLayout], str]
+        self, restore: RestoreSegment, arrived: Callable[[SegmentId, int, SegmentLayout], str]
     ) -> None:
         """Reads a segment back; the scheduler hears `SegmentRestored` or `RestoreFailed`.
 
@@ -204,7 +204,7 @@ class Spilling:
 
     def _read(
         self,
-        restore: Restore,
+        restore: RestoreSegment,
         file: SpillFile,
         arrived: Callable[[SegmentId, int, SegmentLayout], str],
         future: asyncio.Future[int],

@@ -64,7 +64,7 @@ class DropSpilled:
 
 
 @dataclass(frozen=True)
-class Restore:
+class RestoreSegment:
     """Read the segment's file into memory, of which `nbytes` are reserved for it."""
 
     restore: int
@@ -116,7 +116,7 @@ Instruction = (
     | Evict
     | Spill
     | DropSpilled
-    | Restore
+    | RestoreSegment
     | AdmitReader
     | RefuseReader
     | Grant

@@ -10,7 +10,7 @@ last is evicted first.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from faucetd.schedule.instructions import SegmentId
 from faucetd.schedule.state import Dataset, Reader, Segment
@@ -111,7 +111,7 @@ def _best_chunk(
 
 
 def victims(
-    resident: Iterable[Segment], datasets: dict[str, Dataset], *, wanted_too: bool
+    resident: Iterable[Segment], datasets: Mapping[str, Dataset], *, wanted_too: bool
 ) -> list[Segment]:
     """The order to evict in: what costs least to have again, then wanted by nobody, then by fewest.
 

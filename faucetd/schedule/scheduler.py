@@ -65,26 +65,20 @@ from faucetd.schedule.instructions import (
     AbandonLoad,
     AdmitReader,
     AllowBytes,
-    DropSpilled,
-    Evict,
     FailReader,
     Grant,
     Instruction,
     Load,
     RefuseReader,
     SegmentId,
-    Spill,
 )
-from faucetd.schedule.instructions import Restore as RestoreSegment
 from faucetd.schedule.promises import Promises
-from faucetd.schedule.spilled import SpillTier, SpillView
-from faucetd.schedule.state import Dataset, Lease, LoadState, Reader, Restore, Segment
+from faucetd.schedule.spilled import SpillView
+from faucetd.schedule.state import Dataset, Lease, LoadState, Reader
+from faucetd.schedule.store import MemoryView, Store
 
 MAX_ATTEMPTS = 3
 """Workers that a chunk may kill before it is an error."""
-
-MOST_RESTORES = 2
-"""Segments that are read back at a time: one is copied while the next one waits for the disk."""
 
 
 class InvalidTransition(Exception):
@@ -95,16 +89,6 @@ class InvalidTransition(Exception):
         super().__init__(f"{reason}: {event}\n  after\n{story}")
         self.event = event
         self.recent = recent
-
-
-@dataclass(frozen=True)
-class MemoryView:
-    """Bytes of the budget, now."""
-
-    budget_bytes: int
-    used_bytes: int
-    leased_bytes: int
-    peak_bytes: int
 
 
 @dataclass(frozen=True)
@@ -126,20 +110,20 @@ class Scheduler:
         self, budget_bytes: int, most_segments: int = 2**31, spill_budget_bytes: int = 0
     ) -> None:
         self._budget_bytes = budget_bytes
-        self._most_segments = most_segments
-        self._used_bytes = 0
-        self._leased_bytes = 0
-        self._peak_bytes = 0
         self._datasets: dict[str, Dataset] = {}
-        self._resident: dict[SegmentId, Segment] = {}
         self._readers: dict[int, Reader] = {}
         self._leases: dict[int, Lease] = {}
         self._promises = Promises(budget_bytes, self._datasets, self._readers)
+        self._store = Store(
+            budget_bytes,
+            most_segments,
+            spill_budget_bytes,
+            self._datasets,
+            lambda instruction: self._out.append(instruction),
+            self._require,
+        )
         self._idle: dict[int, None] = {}  # workers, in the order in which they became idle
         self._loads: dict[int, LoadState] = {}
-        self._spill = SpillTier(spill_budget_bytes)
-        self._restores: dict[int, Restore] = {}
-        self._next_restore = 1
         self._last: dict[int, tuple[str, int]] = {}  # by worker: the dataset and chunk it made
         self._finishing: int | None = None  # the worker that will be idle next
         self._next_lease = 1
@@ -157,6 +141,7 @@ class Scheduler:
         self._event = event
         self._finishing = event.worker if isinstance(event, ChunkLoaded) else None
         self._clock += 1
+        self._store.clock = self._clock
         self._out = []
         match event:
             case DatasetAdded():
@@ -181,15 +166,15 @@ class Scheduler:
             case ExtraBytesWanted():
                 self._extra_bytes(event)
             case SpillFound():
-                self._spill_found(event)
+                self._store.take_up(event.nbytes)
             case SegmentSpilled():
-                self._spilled(event.segment)
+                self._store.spilled(event.segment)
             case SpillFailed():
-                self._spill_failed(event.segment)
+                self._store.spill_failed(event.segment)
             case SegmentRestored():
-                self._restored(event.restore)
+                self._store.restored(event.restore)
             case RestoreFailed():
-                self._restore_failed(event.restore)
+                self._store.restore_failed(event.restore)
             case ReaderJoined():
                 self._join(event)
             case CreditsGiven():
@@ -211,9 +196,7 @@ class Scheduler:
 
     def memory(self) -> MemoryView:
         """The budget's use, now."""
-        return MemoryView(
-            self._budget_bytes, self._used_bytes, self._leased_bytes, self._peak_bytes
-        )
+        return self._store.memory()
 
     def knows(self, reader: int) -> bool:
         """Whether the reader exists: from its admission until it has left and holds no lease."""
@@ -233,19 +216,15 @@ class Scheduler:
 
     def resident(self, dataset: str) -> dict[SegmentId, int]:
         """The dataset's segments in memory, with their bytes."""
-        return {
-            segment.id: segment.nbytes
-            for segment in self._resident.values()
-            if segment.id.dataset == dataset
-        }
+        return self._store.resident_of(dataset)
 
     def spill(self) -> SpillView:
         """The spill budget's use, now."""
-        return self._spill.view()
+        return self._store.disk.view()
 
     def spilled(self, dataset: str) -> dict[SegmentId, int]:
         """The dataset's segments that are on disk, with their bytes."""
-        return self._spill.segments(dataset)
+        return self._store.disk.segments(dataset)
 
     def leases(self) -> dict[int, tuple[int, SegmentId]]:
         """All leases: the reader and the segment of each."""
@@ -264,10 +243,7 @@ class Scheduler:
     def _remove_dataset(self, event: DatasetRemoved) -> None:
         self._require(event.dataset in self._datasets, "no such dataset")
         self._require(not self.in_use(event.dataset), "the dataset is in use")
-        for spilled in self._spill.of(event.dataset):
-            self._drop_spilled(spilled)
-        for segment in [s for s in self._resident.values() if s.id.dataset == event.dataset]:
-            self._evict(segment)
+        self._store.remove_dataset(event.dataset)
         del self._datasets[event.dataset]
 
     # Readers.
@@ -299,7 +275,7 @@ class Scheduler:
         reader.credits = event.credits
         self._readers[reader.id] = reader
         dataset.readers[reader.id] = reader
-        self._spill.touch(dataset.key, self._clock)
+        self._store.disk.touch(dataset.key, self._clock)
         self._out.append(AdmitReader(reader.id, reader.rows_per_epoch, reader.limit_bytes))
         if reader.chunks and event.epochs > 0:
             self._start_epoch(reader, event.first_epoch)
@@ -318,7 +294,7 @@ class Scheduler:
         loading = self._loading(reader.dataset, reader.split)
         for chunk in reader.pending:
             wanted[chunk] += 1
-            if reader.segment(chunk) in self._resident:
+            if reader.segment(chunk) in self._store.resident:
                 reader.offer(chunk)
             elif chunk not in loading:
                 # Who else wants it counts it as absent already.
@@ -351,7 +327,7 @@ class Scheduler:
         for chunk in list(reader.pending):
             self._unwant(reader, chunk)
         reader.left = True
-        self._spill.touch(reader.dataset, self._clock)
+        self._store.disk.touch(reader.dataset, self._clock)
         del self._datasets[reader.dataset].readers[reader.id]
         self._forget_if_gone(reader)
 
@@ -361,10 +337,7 @@ class Scheduler:
         reader = self._readers[lease.reader]
         reader.held_bytes -= lease.nbytes
         reader.held_leases -= 1
-        segment = self._resident[lease.segment]
-        segment.leases -= 1
-        if not segment.leases:
-            self._leased_bytes -= segment.nbytes
+        self._store.release(lease.segment)
         self._forget_if_gone(reader)
 
     def _forget_if_gone(self, reader: Reader) -> None:
@@ -410,27 +383,12 @@ class Scheduler:
             self._require(
                 nbytes <= load.reserved_bytes, "more than was reserved or allowed was published"
             )
-            self._publish(segment, nbytes)
+            self._store.publish(segment, nbytes)
             if dataset is not None:
-                self._write_behind(dataset, segment)
+                self._store.write_behind(dataset, segment)
         if dataset is not None:
             dataset.attempts.pop(load.chunk, None)
             self._last[event.worker] = load.dataset, load.chunk
-
-    def _publish(self, segment: SegmentId, nbytes: int) -> None:
-        """The segment stands in memory from now on, and may be granted."""
-        dataset = self._datasets.get(segment.dataset)
-        if dataset is None:  # removed while it was being made
-            self._out.append(Evict(segment))
-            return
-        self._require(segment not in self._resident, "the segment is resident already")
-        self._use(nbytes)
-        self._resident[segment] = Segment(
-            segment, nbytes, last_used=self._clock, spilled=self._spill.is_whole(segment)
-        )
-        dataset.end_missing(segment.chunk, segment.split)
-        for reader in dataset.active(segment.split):
-            reader.offer(segment.chunk)
 
     def _find(self, dataset: Dataset, chunk: int, found: Found, worker: int | None = None) -> None:
         """An open chunk is known now, and so is the one that follows it."""
@@ -470,14 +428,14 @@ class Scheduler:
                 nbytes = total * rows[split] // sum(rows.values())
                 dataset.learn_bytes(load.chunk, split, nbytes)
             self._keep_promises()
-        if self._make_room(event.nbytes, wanted_too=True):
+        if self._store.make_room(event.nbytes, len(self._loads), wanted_too=True):
             load.reserved_bytes = total
-            self._use(event.nbytes)
+            self._store.reserve(event.nbytes)
             self._out.append(AllowBytes(event.worker))
             return
         self._out.append(AbandonLoad(event.worker))
         self._end_load(event.worker)
-        if self._loads or self._restores or self._spill.writing or self._leased_bytes:
+        if self._loads or self._store.will_free:
             self._back_to_missing(load)
             return
         self._fail_chunk(
@@ -491,7 +449,7 @@ class Scheduler:
     def _end_load(self, worker: int) -> LoadState:
         self._require(worker in self._loads, "the worker loads nothing")
         load = self._loads.pop(worker)
-        self._used_bytes -= load.reserved_bytes
+        self._store.give_back(load.reserved_bytes)
         return load
 
     def _back_to_missing(self, load: LoadState) -> None:
@@ -513,76 +471,6 @@ class Scheduler:
                 self._out.append(FailReader(reader.id, code, message))
                 self._leave(reader)
 
-    # The spill tier.
-
-    def _spill_found(self, event: SpillFound) -> None:
-        for segment, nbytes in event.nbytes.items():
-            self._require(segment.dataset not in self._datasets, "the dataset is open")
-            self._require(segment not in self._spill, "the file is known")
-            self._spill.add(segment, nbytes, whole=True)
-            self._spill.touch(segment.dataset, self._clock)
-        for segment in self._spill.make_room(0, self._datasets) or []:
-            self._drop_spilled(segment)
-
-    def _write_behind(self, dataset: Dataset, segment: SegmentId) -> None:
-        """Has a segment that was just made written to disk, if there is room."""
-        if segment in self._spill:  # it was made again because its chunk was open
-            self._drop_spilled(segment)
-        if self._spill.stopped:
-            return
-        resident = self._resident[segment]
-        wanted = bool(dataset.wanted[segment.split][segment.chunk]) or dataset.wanted_later(
-            segment.split
-        )
-        dropped = self._spill.make_room(resident.nbytes, self._datasets, dataset.key, own=wanted)
-        if dropped is None:
-            return
-        for file in dropped:
-            self._drop_spilled(file)
-        self._spill.add(segment, resident.nbytes, whole=False)
-        self._spill.touch(dataset.key, self._clock)
-        resident.spilling = True
-        self._out.append(Spill(segment))
-
-    def _drop_spilled(self, segment: SegmentId) -> None:
-        self._spill.remove(segment)
-        if segment in self._resident:
-            self._resident[segment].spilling = self._resident[segment].spilled = False
-        self._out.append(DropSpilled(segment))
-
-    def _spilled(self, segment: SegmentId) -> None:
-        self._require(self._is_spilling(segment), "the segment is not being written")
-        self._spill.complete(segment)
-        self._resident[segment].spilling = False
-        self._resident[segment].spilled = True
-
-    def _spill_failed(self, segment: SegmentId) -> None:
-        self._require(self._is_spilling(segment), "the segment is not being written")
-        self._spill.stop()
-        self._drop_spilled(segment)
-
-    def _is_spilling(self, segment: SegmentId) -> bool:
-        return segment in self._resident and self._resident[segment].spilling
-
-    def _restored(self, number: int) -> None:
-        restore = self._end_restore(number)
-        self._publish(restore.segment, restore.nbytes)
-
-    def _restore_failed(self, number: int) -> None:
-        segment = self._end_restore(number).segment
-        if segment in self._spill:
-            self._drop_spilled(segment)
-        dataset = self._datasets.get(segment.dataset)
-        if dataset is not None and dataset.wanted[segment.split][segment.chunk]:
-            dataset.add_missing(segment.chunk, segment.split)
-
-    def _end_restore(self, number: int) -> Restore:
-        self._require(number in self._restores, f"no restore {number}")
-        restore = self._restores.pop(number)
-        self._used_bytes -= restore.nbytes
-        self._spill.restoring(restore.segment, False)
-        return restore
-
     # Deciding.
 
     def _grant_all(self) -> None:
@@ -599,7 +487,7 @@ class Scheduler:
 
     def _grant_one(self, reader: Reader) -> bool:
         dataset = self._datasets[reader.dataset]
-        segment = policy.next_grant(reader, dataset, self._resident)
+        segment = policy.next_grant(reader, dataset, self._store.resident)
         if segment is None:
             return False
         if not self._promises.allow(reader, segment.nbytes):
@@ -608,10 +496,7 @@ class Scheduler:
         lease = self._next_lease
         self._next_lease += 1
         self._leases[lease] = Lease(reader.id, segment.id, segment.nbytes)
-        if not segment.leases:
-            self._leased_bytes += segment.nbytes
-        segment.leases += 1
-        segment.last_used = self._clock
+        self._store.lease(segment)
         reader.held_bytes += segment.nbytes
         reader.held_leases += 1
         reader.credits -= 1
@@ -628,13 +513,11 @@ class Scheduler:
             self._start_epoch(reader, reader.epoch + 1)
 
     def _restore_all(self) -> None:
-        while len(self._restores) < MOST_RESTORES and self._restore_one():
+        while self._store.may_restore and self._restore_one():
             pass
 
     def _restore_one(self) -> bool:
         """Has a segment that is wanted read back, if disk has one and memory has room for it."""
-        if not self._spill.used_bytes:
-            return False
         unserved = self._unserved()
         choice = policy.next_load(
             self._datasets.values(), unserved, self._ready_chunks, None, self._to_restore
@@ -643,16 +526,10 @@ class Scheduler:
             return False
         dataset, chunk, reader = choice
         segment = reader.segment(chunk)
-        nbytes = self._spill.nbytes(segment)
-        if not self._make_room(nbytes, wanted_too=reader in unserved):
+        nbytes = self._store.disk.nbytes(segment)
+        if not self._store.make_room(nbytes, len(self._loads), wanted_too=reader in unserved):
             return False
-        self._use(nbytes)
-        dataset.end_missing(chunk, reader.split)
-        number = self._next_restore
-        self._next_restore += 1
-        self._restores[number] = Restore(segment, nbytes)
-        self._spill.restoring(segment, True)
-        self._out.append(RestoreSegment(number, segment, nbytes))
+        self._store.restore(dataset, segment)
         return True
 
     def _to_restore(self, dataset: Dataset, reader: Reader) -> set[int]:
@@ -660,7 +537,9 @@ class Scheduler:
         if not reader.absent:
             return _NONE
         found = (
-            self._on_disk(dataset, reader.split) & dataset.missing[reader.split] & reader.pending
+            self._store.on_disk(dataset, reader.split)
+            & dataset.missing[reader.split]
+            & reader.pending
         )
         if reader.in_order and reader.waiting_since is not None:
             # Whoever waits for one chunk is not helped by another.
@@ -684,11 +563,41 @@ class Scheduler:
         if choice is None:
             return False
         dataset, chunk, reader = choice
-        nbytes = dataset.segment_bytes(chunk, reader.split)
-        if not self._make_room(nbytes, wanted_too=reader in unserved):
+        splits = self._splits_to_make(dataset, chunk, reader.split, urgent=reader in unserved)
+        if not splits:
             return False
-        self._start_load(worker, dataset, chunk, reader.split)
+        reserved = sum(dataset.segment_bytes(chunk, split) for split in splits)
+        self._store.reserve(reserved)
+        self._loads[worker] = LoadState(dataset.key, chunk, splits, reserved)
+        for split in splits:
+            dataset.end_missing(chunk, split)
+        del self._idle[worker]
+        self._out.append(Load(worker, dataset.key, chunk, splits, reserved))
         return True
+
+    def _splits_to_make(
+        self, dataset: Dataset, chunk: int, split: Split, *, urgent: bool
+    ) -> tuple[Split, ...]:
+        """What of a chunk is made now, for which there is room: none if that has to wait.
+
+        The other split is read anyway. If nobody wants it, it is kept where there is room; and made
+        room for where disk will have it, at the cost of waiting for what is written there just now.
+        """
+        nbytes = dataset.segment_bytes(chunk, split)
+        (other,) = (each for each in SPLITS if each != split)
+        if self._could_keep(dataset, chunk, other):
+            more = dataset.segment_bytes(chunk, other)
+            to_disk = self._store.disk.has_room(more)
+            worth = to_disk or chunk in dataset.missing[other]
+            if self._store.make_room(
+                nbytes + more, len(self._loads), wanted_too=False, evict=worth
+            ):
+                return split, other
+            if to_disk and self._store.disk.writing:
+                return ()
+        if self._store.make_room(nbytes, len(self._loads), wanted_too=urgent):
+            return (split,)
+        return ()
 
     def _to_load(self, dataset: Dataset, reader: Reader, worker: int) -> set[int]:
         """The chunks that the reader wants and this worker may read from the source.
@@ -700,7 +609,7 @@ class Scheduler:
         """
         if not reader.absent:
             return _NONE
-        missing = (dataset.missing[reader.split] & reader.pending) - self._on_disk(
+        missing = (dataset.missing[reader.split] & reader.pending) - self._store.on_disk(
             dataset, reader.split
         )
         if not dataset.open:
@@ -716,36 +625,12 @@ class Scheduler:
             )
         }
 
-    def _on_disk(self, dataset: Dataset, split: Split) -> set[int]:
-        """The chunks whose split can be read back; of an open one nobody would be found out."""
-        chunks = self._spill.chunks(dataset.key, split)
-        return chunks - dataset.open if dataset.open else chunks
-
-    def _start_load(self, worker: int, dataset: Dataset, chunk: int, split: Split) -> None:
-        """Loads a chunk for one split, for which there is room, and keeps the other if it can."""
-        splits = [split]
-        reserved = dataset.segment_bytes(chunk, split)
-        (other,) = (each for each in SPLITS if each != split)
-        if self._could_keep(dataset, chunk, other):
-            nbytes = dataset.segment_bytes(chunk, other)
-            # With disk to go to, it is worth the place of what nobody wants now.
-            keep = chunk in dataset.missing[other] or self._spill.has_room(nbytes)
-            if self._make_room(reserved + nbytes, wanted_too=False, evict=keep):
-                splits.append(other)
-                reserved += nbytes
-        self._use(reserved)
-        self._loads[worker] = LoadState(dataset.key, chunk, tuple(splits), reserved)
-        for each in splits:
-            dataset.end_missing(chunk, each)
-        del self._idle[worker]
-        self._out.append(Load(worker, dataset.key, chunk, tuple(splits), reserved))
-
     def _could_keep(self, dataset: Dataset, chunk: int, split: Split) -> bool:
         """Whether a load of the chunk would yield the split, and nobody has it or makes it."""
         return (
             bool(dataset.chunks[chunk].rows.get(split))
-            and SegmentId(dataset.key, chunk, split) not in self._resident
-            and chunk not in self._on_disk(dataset, split)
+            and SegmentId(dataset.key, chunk, split) not in self._store.resident
+            and chunk not in self._store.on_disk(dataset, split)
             and chunk not in self._loading(dataset.key, split)
         )
 
@@ -758,7 +643,7 @@ class Scheduler:
             dataset = self._datasets[reader.dataset]
             if not reader.absent:
                 continue
-            if policy.next_grant(reader, dataset, self._resident) is not None:
+            if policy.next_grant(reader, dataset, self._store.resident) is not None:
                 continue  # it waits to be rid of a lease, not for a chunk
             loading = self._loading(reader.dataset, reader.split)
             if reader.in_order:
@@ -777,52 +662,10 @@ class Scheduler:
             load.chunk
             for load in self._loads.values()
             if load.dataset == dataset and split in load.splits
-        } | {
-            restore.segment.chunk
-            for restore in self._restores.values()
-            if (restore.segment.dataset, restore.segment.split) == (dataset, split)
-        }
+        } | self._store.coming_back(dataset, split)
 
     def _ready_chunks(self, reader: Reader) -> int:
         return len(reader.pending) - reader.absent
-
-    def _make_room(self, nbytes: int, *, wanted_too: bool, evict: bool = True) -> bool:
-        """Evicts until `nbytes` are free, or evicts nothing and says that it cannot be done."""
-        short = self._used_bytes + nbytes - self._budget_bytes
-        # A load makes two segments at most.
-        coming = 2 * (len(self._loads) + 1) + len(self._restores)
-        too_many = len(self._resident) + coming - self._most_segments
-        if (short > 0 or too_many > 0) and not evict:
-            return False
-        chosen: list[Segment] = []
-        if short > 0 or too_many > 0:
-            for segment in policy.victims(
-                self._resident.values(), self._datasets, wanted_too=wanted_too
-            ):
-                chosen.append(segment)
-                short -= segment.nbytes
-                too_many -= 1
-                if short <= 0 and too_many <= 0:
-                    break
-            else:
-                return False
-        for segment in chosen:
-            self._evict(segment)
-        return True
-
-    def _evict(self, segment: Segment) -> None:
-        self._require(not segment.leases, f"{segment.id} is leased")
-        del self._resident[segment.id]
-        self._used_bytes -= segment.nbytes
-        dataset = self._datasets[segment.id.dataset]
-        if dataset.wanted[segment.id.split][segment.id.chunk]:
-            dataset.add_missing(segment.id.chunk, segment.id.split)
-        self._out.append(Evict(segment.id))
-
-    def _use(self, nbytes: int) -> None:
-        self._used_bytes += nbytes
-        self._peak_bytes = max(self._peak_bytes, self._used_bytes)
-        self._require(self._used_bytes <= self._budget_bytes, "the budget is exceeded")
 
     def _reader(self, reader: int) -> Reader:
         self._require(reader in self._readers, f"no reader {reader}")

@@ -154,7 +154,7 @@ class SpillTier:
             datasets: Those that are open.
             keep: The dataset that the room is for. Its own files stay: to put one in the place of
                 another would bring whoever comes next nothing.
-            own: But not if its new segment is wanted, and those are not.
+            own: But not if the new one will be wanted in a later epoch, and those will not.
         """
         short = self.used_bytes + nbytes - self.budget_bytes
         if short <= 0:

@@ -703,4 +703,7 @@ def _status_from(message: faucet_pb2.Status) -> Status:
             for dataset in message.datasets
         ),
         readers=tuple(ReaderStatus(**fields(reader)) for reader in message.readers),
+        spill_budget_bytes=message.spill_budget_bytes,
+        spill_used_bytes=message.spill_used_bytes,
+        alerts=tuple(message.alerts),
     )

@@ -107,6 +107,10 @@ class DatasetStatus:
         cost: What the warehouse charges; None for files.
         notes: What a person should know of how the rows are read, each a sentence.
         finding_chunks: Whether a first pass still finds the chunks: `chunks` are those so far.
+        chunks_spilled: Chunks of which at least one split is on disk, in `spill_dir`.
+        spilled_bytes: What they take there.
+        chunks_restored: How many times a split of a chunk came back from disk, instead of from the
+            source.
     """
 
     key: str
@@ -127,6 +131,9 @@ class DatasetStatus:
     cost: CostStatus | None = None
     notes: tuple[str, ...] = ()
     finding_chunks: bool = False
+    chunks_spilled: int = 0
+    spilled_bytes: int = 0
+    chunks_restored: int = 0
 
 
 @dataclass(frozen=True)
@@ -176,6 +183,10 @@ class Status:
         workers: The processes that make chunks.
         datasets: The open datasets.
         readers: The live readers.
+        spill_budget_bytes: What copies of chunks may take on disk; 0 without a `spill_dir`.
+        spill_used_bytes: What they take, those being written and those of datasets that nobody has
+            opened yet included.
+        alerts: What went wrong without any trainer's noticing, and wants a person to look.
     """
 
     version: str
@@ -185,3 +196,6 @@ class Status:
     workers: tuple[WorkerStatus, ...]
     datasets: tuple[DatasetStatus, ...]
     readers: tuple[ReaderStatus, ...]
+    spill_budget_bytes: int = 0
+    spill_used_bytes: int = 0
+    alerts: tuple[str, ...] = ()

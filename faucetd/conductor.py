@@ -31,7 +31,7 @@ from faucet_client.status import (
     WorkerStatus,
 )
 from faucetd.config import Settings
-from faucetd.dataset import OpenDataset
+from faucetd.dataset import OpenDataset, rows_of
 from faucetd.errors import (
     AccessDenied,
     BudgetError,
@@ -49,6 +49,7 @@ from faucetd.errors import (
 )
 from faucetd.journal import PlanJournal
 from faucetd.openings import Openings, WorkerTasks
+from faucetd.publish.spill import Leftover, SpillFolder
 from faucetd.schedule import events, instructions
 from faucetd.schedule.instructions import SegmentId
 from faucetd.schedule.scheduler import (
@@ -64,6 +65,7 @@ from faucetd.serve.backend import (
     Started,
 )
 from faucetd.serve.sessions import Session
+from faucetd.spilling import Spilling
 from faucetd.worker import messages
 from faucetd.worker.pool import WorkerPool
 from faucetd.worker.specs import profile_path
@@ -131,7 +133,14 @@ class _Reader:
 class Conductor:
     """Implements serve.backend.Backend and worker.pool.PoolListener."""
 
-    def __init__(self, settings: Settings, scratch_dir: Path, journal: PlanJournal) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        scratch_dir: Path,
+        journal: PlanJournal,
+        spill: SpillFolder | None = None,
+        spill_budget: int = 0,
+    ) -> None:
         self._settings = settings
         self._journal = journal
         self._access = messages.Access(
@@ -140,7 +149,8 @@ class Conductor:
             settings.bigquery,
             specs_dir=str(settings.scratch_dir / "specs"),
         )
-        self._scheduler = Scheduler(settings.memory_budget, _most_segments())
+        self._scheduler = Scheduler(settings.memory_budget, _most_segments(), spill_budget)
+        self._spilling = Spilling(spill, self.happened)
         self._pool: WorkerPool | None = None
         self._forget_session: Callable[[Session], None] = lambda _session: None
         self._broken: Callable[[Exception], None] = lambda _error: None
@@ -165,6 +175,7 @@ class Conductor:
             self._scheduler,
             self.happened,
             self._is_read,
+            self._spilling,
         )
 
     def wire(
@@ -183,6 +194,14 @@ class Conductor:
         self._pool = pool
         self._forget_session = forget_session
         self._broken = broken
+
+    def take_up_spilled(self, leftovers: Iterable[Leftover]) -> None:
+        """An earlier daemon's spill files are used, once their datasets are opened."""
+        self._spilling.take_up(leftovers)
+
+    async def finish_spilling(self, timeout_s: float) -> None:
+        """Waits for what is to be written to disk, but no longer than that."""
+        await self._spilling.finish(timeout_s)
 
     def drain(self) -> None:
         """No new datasets and readers from now on."""
@@ -225,6 +244,14 @@ class Conductor:
             case instructions.Evict():
                 fd, _ = self._segments.pop(instruction.segment)
                 os.close(fd)
+            case instructions.Spill():
+                mark = self._datasets[instruction.segment.dataset].mark
+                fd, layout = self._segments[instruction.segment]
+                self._spilling.write(instruction.segment, mark, fd, layout)
+            case instructions.DropSpilled():
+                self._spilling.remove(instruction.segment)
+            case instructions.RestoreSegment():
+                self._spilling.restore(instruction, self._take_restored)
             case instructions.AdmitReader():
                 self._readers[instruction.reader].outbox.put_nowait(
                     Started(
@@ -265,6 +292,16 @@ class Conductor:
                 preprocessing=dataset.opened.preprocessing,
             ),
         )
+
+    def _take_restored(self, segment: SegmentId, fd: int, layout: SegmentLayout) -> str:
+        """Takes over a segment that was read back; or says what is wrong with it."""
+        dataset = self._datasets.get(segment.dataset)
+        if dataset is not None:  # else it was removed meanwhile, and the scheduler evicts it
+            rows = rows_of(dataset.chunks[segment.chunk], segment.split)
+            if layout.rows != rows:
+                return f"the spill file of {segment} has {layout.rows:,} rows instead of {rows:,}"
+        self._segments[segment] = (fd, layout)
+        return ""
 
     def _grant(self, grant: instructions.Grant) -> None:
         reader = self._readers[grant.reader]
@@ -634,7 +671,7 @@ class Conductor:
 
     def status(self) -> Status:
         """See serve.backend.Backend."""
-        memory = self._scheduler.memory()
+        memory, spill = self._scheduler.memory(), self._scheduler.spill()
         return Status(
             version=__version__,
             pid=os.getpid(),
@@ -649,6 +686,9 @@ class Conductor:
                 for reader in self._readers.values()
                 if not reader.left and self._scheduler.knows(reader.number)
             ),
+            spill_budget_bytes=spill.budget_bytes,
+            spill_used_bytes=spill.used_bytes,
+            alerts=tuple(self._spilling.alerts),
         )
 
     def _dataset_status(self, key: str) -> DatasetStatus:
@@ -658,7 +698,13 @@ class Conductor:
             for reader in self._readers.values()
             if reader.request.dataset_key == key and not reader.left
         )
-        return dataset.status(self._scheduler.resident(key), now, self._settings.bigquery)
+        return dataset.status(
+            self._scheduler.resident(key),
+            self._scheduler.spilled(key),
+            self._spilling.restored[key],
+            now,
+            self._settings.bigquery,
+        )
 
     def _passes(self, reader: _Reader) -> float:
         """Passes over its split that a reader was given."""
@@ -688,6 +734,7 @@ class Conductor:
 
     def close(self) -> None:
         """Closes every segment; what trainers have mapped stays theirs."""
+        self._spilling.close()
         for fd, _ in self._segments.values():
             os.close(fd)
         self._segments.clear()

@@ -73,6 +73,8 @@ class Settings:
             wrote them: whoever compares paths with them resolves symbolic links on both sides.
         allowed_uids: Users whose processes may connect.
         scratch_dir: Folder for what the daemon keeps on disk: results of views and queries.
+        spill_dir: Folder for copies of prepared chunks; None for no spill tier.
+        spill_budget: Bytes that they may take; None for a share of what the disk has left.
         log_level: The least severe messages that are logged.
         bigquery: How to reach BigQuery.
     """
@@ -83,6 +85,8 @@ class Settings:
     allowed_roots: tuple[Path, ...]
     allowed_uids: frozenset[int]
     scratch_dir: Path
+    spill_dir: Path | None
+    spill_budget: int | None
     log_level: LogLevel
     bigquery: BigQuerySettings
 
@@ -389,6 +393,25 @@ SETTINGS: tuple[Setting, ...] = (
         help="Folder on disk for results of views and queries; made if it is missing.",
     ),
     Setting(
+        name="spill_dir",
+        parse=_parse_path,
+        default=lambda: None,
+        default_text="none: chunks that memory cannot hold are read from the source again",
+        metavar="PATH",
+        help=(
+            "Folder on a fast local disk for copies of prepared chunks; made if it is missing, "
+            "private to this daemon. They are used instead of the source, also after a restart."
+        ),
+    ),
+    Setting(
+        name="spill_budget",
+        parse=_parse_budget,
+        default=lambda: None,
+        default_text="80 % of what the disk of spill_dir has left",
+        metavar="SIZE",
+        help="What the copies in spill_dir may take, such as 200GiB.",
+    ),
+    Setting(
         name="log_level",
         parse=_parse_log_level,
         default=lambda: "info",
@@ -563,6 +586,8 @@ def make_settings(values: Mapping[str, Any]) -> Settings:
         allowed_roots=tuple(values["allowed_roots"]),
         allowed_uids=frozenset(values["allowed_uids"]),
         scratch_dir=values["scratch_dir"],
+        spill_dir=values["spill_dir"],
+        spill_budget=values["spill_budget"],
         log_level=values["log_level"],
         bigquery=BigQuerySettings(
             **{
@@ -573,6 +598,11 @@ def make_settings(values: Mapping[str, Any]) -> Settings:
         ),
     )
     check_budget(settings.memory_budget, memory_limit())
+    if settings.spill_budget is not None and settings.spill_dir is None:
+        raise ConfigError(
+            f"spill_budget: {format_size(settings.spill_budget)} are allowed, but there is no "
+            "folder for them: name one on a fast local disk by spill_dir"
+        )
     for root in settings.allowed_roots:
         if not root.exists():
             raise ConfigError(f"allowed_roots: {root} does not exist; make it, or correct the path")

@@ -29,15 +29,21 @@ from faucetd.conductor import Conductor
 from faucetd.config import Settings
 from faucetd.errors import ConfigError, LockHeld
 from faucetd.journal import PlanJournal
+from faucetd.publish.spill import Leftover, SpillFolder
 from faucetd.serve.handoff import HandoffServer
 from faucetd.serve.service import NOT_SERVING, SERVING, FaucetService, make_server, service_names
 from faucetd.serve.sessions import SessionTable
+from faucetd.sizes import format_size
+from faucetd.spilling import claim, default_budget
 from faucetd.worker.pool import WorkerPool
 
 _log = logging.getLogger(__name__)
 
 DRAIN_S = 10.0
 """How long running readers may go on after SIGTERM."""
+
+FINISH_SPILLING_S = 5.0
+"""How long, after that, what is still to be written to disk may take."""
 
 
 def serve(settings: Settings) -> None:
@@ -50,12 +56,17 @@ def serve(settings: Settings) -> None:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s faucetd %(levelname)s: %(message)s"
     )
-    with _folder(settings), _lock(settings.listen), _scratch(settings) as scratch_dir:
+    with (
+        _folder(settings),
+        _lock(settings.listen),
+        _scratch(settings) as scratch_dir,
+        _spill(settings) as spill,
+    ):
         _raise_descriptor_limit()
-        asyncio.run(_serve(settings, scratch_dir))
+        asyncio.run(_serve(settings, scratch_dir, spill))
 
 
-async def _serve(settings: Settings, scratch_dir: Path) -> None:
+async def _serve(settings: Settings, scratch_dir: Path, spill: SpillFolder | None) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -67,7 +78,8 @@ async def _serve(settings: Settings, scratch_dir: Path) -> None:
     plans = PlanJournal(
         settings.scratch_dir / f"plans-{_address_name(settings)}", settings.bigquery
     )
-    conductor = Conductor(settings, scratch_dir, plans)
+    leftovers, spill_budget = _sweep(settings, spill, plans)
+    conductor = Conductor(settings, scratch_dir, plans, spill, spill_budget)
     handoff = HandoffServer(
         _listen(settings.listen.handoff_path, settings),
         sessions,
@@ -76,6 +88,7 @@ async def _serve(settings: Settings, scratch_dir: Path) -> None:
     )
     pool = WorkerPool(settings.workers, conductor)
     conductor.wire(pool, handoff.forget, lambda error: _set_broken(broken, error))
+    conductor.take_up_spilled(leftovers)
     server, healths = make_server(FaucetService(sessions, conductor))
     _bind(server, settings)
     try:
@@ -94,6 +107,7 @@ async def _serve(settings: Settings, scratch_dir: Path) -> None:
             _log.info("draining for up to %.0f s", DRAIN_S)
             await _drained(conductor, stop)
             conductor.end_readers()
+            await conductor.finish_spilling(FINISH_SPILLING_S)
     finally:
         await server.stop(grace=0.5)
         handoff.stop()
@@ -195,6 +209,37 @@ def _scratch(settings: Settings) -> Iterator[Path]:
         yield mine
     finally:
         shutil.rmtree(mine, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _spill(settings: Settings) -> Iterator[SpillFolder | None]:
+    if settings.spill_dir is None:
+        yield None
+        return
+    with claim(settings.spill_dir) as folder:
+        yield folder
+
+
+def _sweep(
+    settings: Settings, folder: SpillFolder | None, plans: PlanJournal
+) -> tuple[list[Leftover], int]:
+    """What an earlier daemon has left in `spill_dir`, swept, and the budget for all of it."""
+    if folder is None:
+        return [], 0
+    try:
+        leftovers = folder.sweep(lambda key, mark: not mark.planned or plans.has(key))
+        used = sum(file.size for leftover in leftovers for file in leftover.files)
+        budget = settings.spill_budget or default_budget(folder.path, used)
+    except OSError as error:
+        raise ConfigError(f"cannot use spill_dir {folder.path}: {error}") from None
+    _log.info(
+        "spill_dir %s: %s of %s are taken by %d datasets of earlier daemons",
+        folder.path,
+        format_size(used),
+        format_size(budget),
+        len(leftovers),
+    )
+    return leftovers, budget
 
 
 def _address_name(settings: Settings) -> str:

@@ -14,6 +14,7 @@ from faucet_client.status import ColumnCounts, CostStatus, DatasetStatus
 from faucetd.errors import SourceChanged
 from faucetd.fetch.bigquery.settings import BigQuerySettings
 from faucetd.fetch.pieces import PlannedChunk
+from faucetd.publish.spill import Mark
 from faucetd.schedule import events
 from faucetd.schedule.instructions import SegmentId
 from faucetd.serve.backend import DatasetInfo
@@ -68,6 +69,11 @@ class OpenDataset:
     def ticket(self) -> str:
         """What workers need to read a warehouse; "" for files."""
         return "" if self.opened.warehouse is None else self.opened.warehouse.ticket
+
+    @property
+    def mark(self) -> Mark:
+        """What its spill files need to be of use to a later daemon."""
+        return Mark(lasting=self.opened.lasting, planned=bool(self.opened.totals))
 
     @property
     def complete(self) -> bool:
@@ -164,7 +170,7 @@ class OpenDataset:
         for column, counts in loaded.counts.items():
             self._counts[column] = _add(self._counts.get(column), counts)
 
-    def joinable(self, *, being_read: bool, all_resident: bool, max_age_s: float) -> bool:
+    def joinable(self, *, being_read: bool, all_held: bool, max_age_s: float) -> bool:
         """Whether who asks for the same spec of a warehouse shall share it.
 
         That it is in memory is no reason: a job that starts every night would get the rows of its
@@ -172,7 +178,7 @@ class OpenDataset:
 
         Args:
             being_read: A live reader reads it.
-            all_resident: Nothing of it need ever be read again.
+            all_held: Memory or disk has all of it, so it need not be read again.
             max_age_s: How long a snapshot that nobody reads is shared.
         """
         facts = self.opened.warehouse
@@ -180,7 +186,7 @@ class OpenDataset:
         if self.broken:
             return False
         age_s = max(time.time() - self.opened_at, 0.0)
-        if age_s > facts.lifetime_s - EXPIRY_MARGIN_S and not all_resident:
+        if age_s > facts.lifetime_s - EXPIRY_MARGIN_S and not all_held:
             return False
         return being_read or age_s < max_age_s
 
@@ -204,12 +210,19 @@ class OpenDataset:
         )
 
     def status(
-        self, resident: dict[SegmentId, int], passes_now: float, settings: BigQuerySettings
+        self,
+        resident: dict[SegmentId, int],
+        spilled: dict[SegmentId, int],
+        restored: int,
+        passes_now: float,
+        settings: BigQuerySettings,
     ) -> DatasetStatus:
         """What a status says.
 
         Args:
             resident: Its segments in memory, with their bytes.
+            spilled: Its segments on disk, with their bytes.
+            restored: How many of them were read back.
             passes_now: Passes that the readers of now have been given.
             settings: The prices.
         """
@@ -236,6 +249,9 @@ class OpenDataset:
             cost=self._cost(passes_now, settings),
             notes=() if self.opened.warehouse is None else self.opened.warehouse.notes,
             finding_chunks=not self.complete,
+            chunks_spilled=len({segment.chunk for segment in spilled}),
+            spilled_bytes=sum(spilled.values()),
+            chunks_restored=restored,
         )
 
     def _cost(self, passes_now: float, settings: BigQuerySettings) -> CostStatus | None:

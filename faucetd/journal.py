@@ -142,6 +142,10 @@ class PlanJournal:
             else:
                 self.forget(path.stem)
 
+    def has(self, key: str) -> bool:
+        """Whether there is a plan of this key; it may prove useless."""
+        return self._path(key).exists()
+
     def forget(self, key: str) -> None:
         """The dataset is gone, or its plan is of no use any more."""
         self._whole.discard(key)

@@ -28,9 +28,11 @@ from faucetd.errors import (
 )
 from faucetd.journal import PlanJournal
 from faucetd.schedule import events
-from faucetd.schedule.scheduler import MAX_ATTEMPTS, Scheduler, required_bytes
+from faucetd.schedule.promises import required_bytes
+from faucetd.schedule.scheduler import MAX_ATTEMPTS, Scheduler
 from faucetd.schedule.state import FLOOR_SEGMENTS
 from faucetd.serve.backend import DatasetInfo, OpenProgress
+from faucetd.spilling import Spilling
 from faucetd.worker import messages
 
 _log = logging.getLogger(__name__)
@@ -164,6 +166,7 @@ class Openings:
         scheduler: Is asked what is in memory and in use.
         happened: Tells the scheduler.
         is_read: Whether a live reader reads the dataset of a key.
+        spilling: Removes the spill files of datasets that are forgotten.
     """
 
     def __init__(
@@ -176,6 +179,7 @@ class Openings:
         scheduler: Scheduler,
         happened: Callable[[events.Event], None],
         is_read: Callable[[str], bool],
+        spilling: Spilling,
     ) -> None:
         self._settings = settings
         self._access = access
@@ -185,6 +189,7 @@ class Openings:
         self._scheduler = scheduler
         self._happened = happened
         self._is_read = is_read
+        self._spilling = spilling
         self._by_request: dict[DatasetSpec, asyncio.Task[str]] = {}
         self._clients: Counter[asyncio.Task[str]] = Counter()  # who wait for its end
         self._progress: dict[DatasetSpec, _Waiting] = {}
@@ -305,6 +310,7 @@ class Openings:
     def remove(self, key: str) -> None:
         """Forgets a dataset that no reader and no lease uses."""
         self._happened(events.DatasetRemoved(key))
+        self._spilling.remove_dataset(key)
         if self._datasets.pop(key).ticket:
             self._journal.forget(key)
 
@@ -365,11 +371,11 @@ class Openings:
         return dataset is not None and dataset.describes(spec) and not dataset.broken
 
     def _joinable(self, dataset: OpenDataset) -> bool:
-        resident = self._scheduler.resident(dataset.key)
+        held = self._scheduler.resident(dataset.key).keys() | self._scheduler.spilled(dataset.key)
         whole = sum(rows_of(chunk, split) > 0 for chunk in dataset.chunks for split in SPLITS)
         return dataset.joinable(
             being_read=self._is_read(dataset.key),
-            all_resident=dataset.complete and len(resident) == whole,
+            all_held=dataset.complete and len(held) == whole,
             max_age_s=self._settings.bigquery.snapshot_max_age_s,
         )
 

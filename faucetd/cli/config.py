@@ -85,7 +85,7 @@ def _assignment(one: Sourced) -> str:
 
 def _comment(one: Sourced) -> str:
     # Sizes are exact in the value, and readable here.
-    readable = one.setting.name in ("memory_budget", "bigquery_max_bytes_billed")
+    readable = one.setting.name in ("memory_budget", "spill_budget", "bigquery_max_bytes_billed")
     if readable and one.value is not None:
         return f"{one.source} ({format_size(one.value)})"
     return one.source

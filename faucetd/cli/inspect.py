@@ -164,7 +164,14 @@ def status_lines(status: Status) -> Iterator[str]:
         f"trainers hold {format_size(memory.leased_bytes)}; "
         f"at most so far {format_size(memory.peak_bytes)}"
     )
+    if status.spill_budget_bytes:
+        yield (
+            f"disk     {format_size(status.spill_used_bytes)} of "
+            f"{format_size(status.spill_budget_bytes)}"
+        )
     yield "workers  " + (", ".join(f"{n} {state}" for state, n in sorted(states.items())) or "none")
+    for alert in status.alerts:
+        yield f"ALERT    {alert}"
     yield ""
     if not status.datasets:
         yield "No dataset is open."
@@ -211,6 +218,11 @@ def _dataset_remarks(dataset: DatasetStatus) -> Iterator[str]:
         yield (
             f"billed {reading} for reading and {queries} for queries; its "
             f"{cost.passes_served:.1f} passes would have read {uncached}"
+        )
+    if dataset.chunks_spilled:
+        yield (
+            f"on disk: {dataset.chunks_spilled} chunks, {format_size(dataset.spilled_bytes)}; "
+            f"{dataset.chunks_restored} came back from there instead of from the source"
         )
     for note in dataset.notes:
         yield f"note: {note}"

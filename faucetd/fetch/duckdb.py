@@ -78,6 +78,7 @@ class DuckDBTable:
         self._name = f"duckdb:{path}:{table or 'query'}"
         self._memory_limit = memory_limit
         self._connection: duckdb.DuckDBPyConnection | None = None
+        self.materialized = False
         if query is not None:
             check_query(query)
         states = database_states(path)
@@ -253,6 +254,7 @@ class DuckDBTable:
             assert query is not None
             materialize(path, query, scratch, self._memory_limit)
             _check_unchanged(states)
+        self.materialized = True
         self._open(scratch, database_states(scratch))
         self._describe(f"{identifier(catalog_name(scratch))}.main.{TABLE}")
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from faucet_client.spec import Split
+from faucetd.schedule.instructions import SegmentId
 from faucetd.schedule.shares import Earlier, Ranges, Shape
 
 
@@ -132,6 +133,44 @@ class ExtraBytesWanted:
 
 
 @dataclass(frozen=True)
+class SpillFound:
+    """An earlier daemon has left valid files of these segments; of these bytes in memory each.
+
+    Datasets that were not used for longest are told of first, and each before it is added.
+    """
+
+    nbytes: Mapping[SegmentId, int]
+
+
+@dataclass(frozen=True)
+class SegmentSpilled:
+    """The segment's file is written."""
+
+    segment: SegmentId
+
+
+@dataclass(frozen=True)
+class SpillFailed:
+    """The segment's file could not be written, and no other will be: the disk is full or broken."""
+
+    segment: SegmentId
+
+
+@dataclass(frozen=True)
+class SegmentRestored:
+    """The segment was read back, and stands in sealed memory."""
+
+    restore: int
+
+
+@dataclass(frozen=True)
+class RestoreFailed:
+    """The segment's file is not what was written, or cannot be read."""
+
+    restore: int
+
+
+@dataclass(frozen=True)
 class ReaderJoined:
     """A reader wants `epochs` epochs of a split, from `first_epoch` on.
 
@@ -201,6 +240,11 @@ Event = (
     | ChunkFound
     | ChunkFailed
     | ExtraBytesWanted
+    | SpillFound
+    | SegmentSpilled
+    | SpillFailed
+    | SegmentRestored
+    | RestoreFailed
     | ReaderJoined
     | CreditsGiven
     | EpochAdvanced

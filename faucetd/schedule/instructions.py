@@ -51,6 +51,29 @@ class Evict:
 
 
 @dataclass(frozen=True)
+class Spill:
+    """Write the segment's file. Until that is done or has failed, the segment is not evicted."""
+
+    segment: SegmentId
+
+
+@dataclass(frozen=True)
+class DropSpilled:
+    """Remove the segment's file, before any file is written that is asked for later."""
+
+    segment: SegmentId
+
+
+@dataclass(frozen=True)
+class RestoreSegment:
+    """Read the segment's file into memory, of which `nbytes` are reserved for it."""
+
+    restore: int
+    segment: SegmentId
+    nbytes: int
+
+
+@dataclass(frozen=True)
 class AdmitReader:
     """The reader may read; it can hold at most `lease_limit_bytes` of segments at a time.
 
@@ -97,5 +120,15 @@ class FailReader:
 
 
 Instruction = (
-    Load | AllowBytes | AbandonLoad | Evict | AdmitReader | RefuseReader | Grant | FailReader
+    Load
+    | AllowBytes
+    | AbandonLoad
+    | Evict
+    | Spill
+    | DropSpilled
+    | RestoreSegment
+    | AdmitReader
+    | RefuseReader
+    | Grant
+    | FailReader
 )

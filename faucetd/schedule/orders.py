@@ -17,6 +17,22 @@ LOOK = 32
 """Resident chunks that are compared for a grant."""
 
 
+class Among(Container[int]):
+    """The chunks of a set that are inside of another one too, or outside of it. Copies neither."""
+
+    __slots__ = ("_all", "_inside", "_others")
+
+    def __init__(
+        self, chunks: Container[int], others: Container[int], *, inside: bool = True
+    ) -> None:
+        self._all = chunks
+        self._others = others
+        self._inside = inside
+
+    def __contains__(self, chunk: object) -> bool:
+        return chunk in self._all and (chunk in self._others) is self._inside
+
+
 class LoadOrder:
     """Absent chunks that one reader wants: had by fewest first, then by the reader's own rank."""
 

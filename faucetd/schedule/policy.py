@@ -10,11 +10,11 @@ last is evicted first.
 from __future__ import annotations
 
 import heapq
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from faucet_client.spec import SPLITS, Split
 from faucetd.schedule.instructions import SegmentId
+from faucetd.schedule.orders import EvictionOrder
 from faucetd.schedule.state import Dataset, Reader, Segment
 
 READ_AHEAD_CHUNKS = 8
@@ -49,86 +49,81 @@ def has_grant(reader: Reader, dataset: Dataset, resident: Mapping[SegmentId, Seg
 
 def next_load(
     datasets: Mapping[str, Dataset],
-    unserved: Iterable[Reader],
-    behind: Iterable[Reader],
-    worker_last: tuple[str, int] | None,
-    not_for_it: Callable[[Dataset], set[int]],
+    readers: Iterable[Reader],
+    best: Callable[[Dataset, Reader], int | None],
+    following: Callable[[Dataset, Reader], int | None] = lambda *_: None,
 ) -> tuple[Dataset, int, Reader] | None:
     """The chunk to load next, and the reader for whose sake.
 
+    Wanted by most, then cheapest, then soonest.
+
     Args:
         datasets: All datasets, by key.
-        unserved: Readers that wait and for which no load is under way, longest wait first.
-        behind: Those that could be granted few chunks more, fewest first.
-        worker_last: The dataset and chunk that the worker loaded last.
-        not_for_it: Chunks of a dataset that are left to other workers, or being found out.
+        readers: Those that may need one: first those that wait and for which no load is under way,
+            longest wait first, then those that could be granted few chunks more.
+        best: Of the absent chunks that a reader wants, and that may be loaded now, the first in its
+            order (orders.py).
+        following: The cheapest of them, if one is.
     """
-    for reader in itertools.chain(unserved, behind):
+    for reader in readers:
         dataset = datasets[reader.dataset]
-        chunk = _best_chunk(dataset, reader, worker_last, not_for_it(dataset))
-        if chunk is not None:
+        chunk = best(dataset, reader)
+        if chunk is None:
+            continue
+        cheapest = following(dataset, reader)
+        if cheapest is None:
             return dataset, chunk, reader
+        if reader.in_order:
+            # The chunk that is needed now, by whoever is free; until then each worker keeps its
+            # lane.
+            chosen = chunk if chunk == reader.next_in_order() else cheapest
+        else:
+            wanted = dataset.wanted[reader.split]
+            chosen = cheapest if wanted[cheapest] == wanted[chunk] else chunk
+        return dataset, chosen, reader
     return None
-
-
-def _best_chunk(
-    dataset: Dataset,
-    reader: Reader,
-    worker_last: tuple[str, int] | None,
-    not_for_it: set[int],
-) -> int | None:
-    """Of the absent chunks that the reader wants: wanted by most, then cheapest, then soonest."""
-    best = reader.first_absent(dataset, not_for_it)
-    if best is None or worker_last is None or worker_last[0] != dataset.key:
-        return best
-    following = dataset.successor.get(worker_last[1])
-    if (
-        following is None
-        or following in not_for_it
-        or following not in reader.pending
-        or following not in dataset.missing[reader.split]
-    ):
-        return best
-    if reader.in_order:
-        # The chunk that is needed now, by whoever is free; until then each worker keeps its lane.
-        return best if best == reader.next_in_order() else following
-    wanted = dataset.wanted[reader.split]
-    return following if wanted[following] == wanted[best] else best
 
 
 def victims(
     resident: Mapping[SegmentId, Segment], datasets: Mapping[str, Dataset], *, wanted_too: bool
 ) -> Iterator[Segment]:
-    """The order to evict in: wanted by nobody, then only in later epochs, then by fewest.
+    """The order to evict in: what costs least to have again, then wanted by nobody, then by fewest.
+
+    What nobody wants costs nothing, and what is on disk little; what is in memory alone and wanted,
+    be it in a later epoch, would have to be read from the source again.
 
     Args:
         resident: All segments in memory.
         datasets: All datasets, by key.
         wanted_too: Whether a segment that somebody wants in this epoch may go.
     """
-    splits = [
-        (dataset, split)
+    orders = [
+        _victims_of(resident, dataset, split, order, wanted_too)
         for dataset in datasets.values()
         for split in SPLITS
-        if dataset.unleased[split]
+        for order in dataset.evictable[split]
+        if order
     ]
-    orders = [_victims_of(resident, *each, wanted_too) for each in splits]
     if len(orders) == 1:
         return orders[0]
     return heapq.merge(*orders, key=lambda segment: _keep_for(segment, datasets))
 
 
 def _victims_of(
-    resident: Mapping[SegmentId, Segment], dataset: Dataset, split: Split, wanted_too: bool
+    resident: Mapping[SegmentId, Segment],
+    dataset: Dataset,
+    split: Split,
+    order: EvictionOrder,
+    wanted_too: bool,
 ) -> Iterator[Segment]:
-    least_had = 0 if wanted_too else dataset.begun[split]
-    for chunk in dataset.unleased[split].chunks(least_had):
+    for chunk in order.chunks(0 if wanted_too else dataset.begun[split]):
         yield resident[SegmentId(dataset.key, chunk, split)]
 
 
-def _keep_for(segment: Segment, datasets: Mapping[str, Dataset]) -> tuple[int, bool, int]:
+def _keep_for(segment: Segment, datasets: Mapping[str, Dataset]) -> tuple[bool, int, bool, int]:
     """How much a segment is worth keeping, beside those of other splits and datasets."""
     key, chunk, split = segment.id
     dataset = datasets[key]
-    wanted_later = any(reader.epochs_left for reader in dataset.active(split))
-    return dataset.wanted[split][chunk], wanted_later, segment.last_used
+    wanted, later = dataset.wanted[split][chunk], dataset.wanted_later(split)
+    dear = not segment.spilled and (wanted > 0 or later)
+    return dear, wanted, later, segment.last_used

@@ -15,6 +15,13 @@ Invariants, after every event:
 5. Hence progress is always possible: whatever readers do with what they hold, there is room to
    load a chunk by evicting what nobody leases, and a reader that holds less than its promise is
    granted the next segment as soon as it is resident.
+6. Spill files, written and being written, never exceed the spill budget. A segment is not evicted
+   while its file is written; that ends, so 5 holds.
+7. What is on disk is never read from the source again, unless its file turns out not to be what was
+   written. Hence of a dataset that fits the tiers each segment is made once, whatever readers do.
+
+Every segment that is made is written to disk, if the spill budget has room for it, so that a daemon
+that is started again need not read it either.
 
 A plan need not be known as a whole. The last chunk of a lane may be **open**: one that nobody has
 read yet. It is wanted and loaded like any other, and loading it tells what it has and whether a
@@ -24,6 +31,7 @@ lengths, and whoever has counted the rows can tell when a pass has too many or t
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from dataclasses import dataclass
 from functools import partial
@@ -46,6 +54,11 @@ from faucetd.schedule.events import (
     LeasesReleased,
     ReaderJoined,
     ReaderLeft,
+    RestoreFailed,
+    SegmentRestored,
+    SegmentSpilled,
+    SpillFailed,
+    SpillFound,
     WorkerDied,
     WorkerIdle,
     WorkerTaken,
@@ -54,7 +67,6 @@ from faucetd.schedule.instructions import (
     AbandonLoad,
     AdmitReader,
     AllowBytes,
-    Evict,
     FailReader,
     Grant,
     Instruction,
@@ -62,22 +74,15 @@ from faucetd.schedule.instructions import (
     RefuseReader,
     SegmentId,
 )
+from faucetd.schedule.orders import Among
+from faucetd.schedule.promises import Promises
 from faucetd.schedule.shares import rows_in
-from faucetd.schedule.state import (
-    FLOOR_SEGMENTS,
-    UNLIMITED_BYTES,
-    Dataset,
-    Lease,
-    LoadState,
-    Reader,
-    Segment,
-)
+from faucetd.schedule.spilled import SpillView
+from faucetd.schedule.state import Dataset, Lease, LoadState, Reader
+from faucetd.schedule.store import MemoryView, Store
 
 MAX_ATTEMPTS = 3
 """Workers that a chunk may kill before it is an error."""
-
-COMFORT_SEGMENTS = 8
-"""Segments beyond which a promise to a reader brings it nothing."""
 
 
 class InvalidTransition(Exception):
@@ -88,16 +93,6 @@ class InvalidTransition(Exception):
         super().__init__(f"{reason}: {event}\n  after\n{story}")
         self.event = event
         self.recent = recent
-
-
-@dataclass(frozen=True)
-class MemoryView:
-    """Bytes of the budget, now."""
-
-    budget_bytes: int
-    used_bytes: int
-    leased_bytes: int
-    peak_bytes: int
 
 
 @dataclass(frozen=True)
@@ -115,18 +110,24 @@ class ReaderView:
 class Scheduler:
     """See the module's docstring. `handle` is the only method that changes anything."""
 
-    def __init__(self, budget_bytes: int, most_segments: int = 2**31) -> None:
+    def __init__(
+        self, budget_bytes: int, most_segments: int = 2**31, spill_budget_bytes: int = 0
+    ) -> None:
         self._budget_bytes = budget_bytes
-        self._most_segments = most_segments
-        self._used_bytes = 0
-        self._leased_bytes = 0
-        self._peak_bytes = 0
         self._datasets: dict[str, Dataset] = {}
-        self._resident: dict[SegmentId, Segment] = {}
         self._readers: dict[int, Reader] = {}
         self._stirred: set[int] = set()  # readers that may be granted something now, or may wait
         self._waiting: dict[int, Reader] = {}  # those that could take a grant
         self._leases: dict[int, Lease] = {}
+        self._promises = Promises(budget_bytes, self._datasets, self._readers)
+        self._store = Store(
+            budget_bytes,
+            most_segments,
+            spill_budget_bytes,
+            self._datasets,
+            lambda instruction: self._out.append(instruction),
+            self._require,
+        )
         self._idle: dict[int, None] = {}  # workers, in the order in which they became idle
         self._loads: dict[int, LoadState] = {}
         self._last: dict[int, tuple[str, int]] = {}  # by worker: the dataset and chunk it made
@@ -146,6 +147,7 @@ class Scheduler:
         self._event = event
         self._finishing = event.worker if isinstance(event, ChunkLoaded) else None
         self._clock += 1
+        self._store.clock = self._clock
         self._out = []
         match event:
             case DatasetAdded():
@@ -169,6 +171,16 @@ class Scheduler:
                 self._fail_chunk(load, event.code, event.message)
             case ExtraBytesWanted():
                 self._extra_bytes(event)
+            case SpillFound():
+                self._store.take_up(event.nbytes)
+            case SegmentSpilled():
+                self._store.spilled(event.segment)
+            case SpillFailed():
+                self._store.spill_failed(event.segment)
+            case SegmentRestored():
+                self._stirred.update(self._store.restored(event.restore))
+            case RestoreFailed():
+                self._store.restore_failed(event.restore)
             case ReaderJoined():
                 self._join(event)
             case CreditsGiven():
@@ -183,6 +195,7 @@ class Scheduler:
                 self._leave(self._reader(event.reader))
         self._recent.append(event)
         self._grant_all()
+        self._restore_all()
         self._load_all()
         return self._out
 
@@ -190,9 +203,7 @@ class Scheduler:
 
     def memory(self) -> MemoryView:
         """The budget's use, now."""
-        return MemoryView(
-            self._budget_bytes, self._used_bytes, self._leased_bytes, self._peak_bytes
-        )
+        return self._store.memory()
 
     def knows(self, reader: int) -> bool:
         """Whether the reader exists: from its admission until it has left and holds no lease."""
@@ -212,11 +223,15 @@ class Scheduler:
 
     def resident(self, dataset: str) -> dict[SegmentId, int]:
         """The dataset's segments in memory, with their bytes."""
-        return {
-            segment.id: segment.nbytes
-            for segment in self._resident.values()
-            if segment.id.dataset == dataset
-        }
+        return self._store.resident_of(dataset)
+
+    def spill(self) -> SpillView:
+        """The spill budget's use, now."""
+        return self._store.disk.view()
+
+    def spilled(self, dataset: str) -> dict[SegmentId, int]:
+        """The dataset's segments that are on disk, with their bytes."""
+        return self._store.disk.segments(dataset)
 
     def leases(self) -> dict[int, tuple[int, SegmentId]]:
         """All leases: the reader and the segment of each."""
@@ -235,8 +250,7 @@ class Scheduler:
     def _remove_dataset(self, event: DatasetRemoved) -> None:
         self._require(event.dataset in self._datasets, "no such dataset")
         self._require(not self.in_use(event.dataset), "the dataset is in use")
-        for segment in [s for s in self._resident.values() if s.id.dataset == event.dataset]:
-            self._evict(segment)
+        self._store.remove_dataset(event.dataset)
         del self._datasets[event.dataset]
 
     # Readers.
@@ -254,12 +268,13 @@ class Scheduler:
             return
         reader = Reader(event, dataset)
         try:
-            reader.limit_bytes = self._promise(dataset, event.split)
+            reader.limit_bytes = self._promises.make(dataset, event.split)
         except BudgetError as error:
             self._out.append(RefuseReader(event.reader, error.code, error.message))
             return
         self._readers[reader.id] = reader
         dataset.enter(reader)
+        self._store.disk.touch(dataset.key, self._clock)
         self._out.append(
             AdmitReader(
                 reader.id,
@@ -275,69 +290,10 @@ class Scheduler:
 
     def _keep_promises(self) -> None:
         """Segments have proved larger than planned: the last readers may be too many now."""
-        while (active := [r for r in self._readers.values() if not r.left]) and (
-            self._promised_bytes() + self._largest_load_bytes() > self._budget_bytes
-        ):
-            reader = active[-1]
-            segment = self._datasets[reader.dataset].largest_segment_bytes[reader.split]
-            message = (
-                f"segments of {reader.dataset} have turned out larger than was planned (text is "
-                "longer, or chunks have more rows of one split), and "
-                f"memory_budget={self._budget_bytes:,} bytes cannot hold {len(active)} readers of "
-                f"{FLOOR_SEGMENTS} segments of up to {segment:,} each, and one load beside them. "
-                "Raise memory_budget, or open the dataset with a smaller chunk_rows"
-            )
-            self._out.append(FailReader(reader.id, BudgetError.code, message))
+        while (error := self._promises.broken()) is not None:
+            reader = [reader for reader in self._readers.values() if not reader.left][-1]
+            self._out.append(FailReader(reader.id, error.code, error.message))
             self._leave(reader)
-
-    def _promised_bytes(self) -> int:
-        return sum(
-            min(limit, self._datasets[key].split_bytes[split])
-            for (key, split), limit in self._limits().items()
-        )
-
-    def _largest_load_bytes(self) -> int:
-        return max(
-            (self._datasets[key].largest_segment_bytes[split] for key, split in self._limits()),
-            default=0,
-        )
-
-    def _promise(self, dataset: Dataset, split: Split) -> int:
-        """The bytes of leases that a new reader of the split can be promised (invariant 4)."""
-        segment = dataset.largest_segment_bytes[split]
-        whole = dataset.split_bytes[split]
-        limits = self._limits()
-        mine = limits.get((dataset.key, split), 0)
-        promised = self._promised_bytes()
-        load = max(segment, self._largest_load_bytes())
-        free = self._budget_bytes - promised - load
-        counted = min(mine, whole)
-        if whole - counted <= free // 2:
-            return UNLIMITED_BYTES
-        floor = FLOOR_SEGMENTS * segment
-        if min(mine + floor, whole) - counted > free:
-            raise BudgetError(
-                f"the memory budget cannot hold another reader of {dataset.key}: of "
-                f"memory_budget={self._budget_bytes:,} bytes, {promised:,} are promised to "
-                f"{len(self._readers)} readers and the tensors that they still hold, a load needs "
-                f"{load:,}, and this reader needs {FLOOR_SEGMENTS} segments of {segment:,} = "
-                f"{floor:,}. Raise memory_budget by {floor - free:,} bytes or more, open the "
-                "dataset with a smaller chunk_rows, or end other readers"
-            )
-        return min(max(free // 4, floor), COMFORT_SEGMENTS * segment)
-
-    def _limits(self) -> dict[tuple[str, Split], int]:
-        limits: dict[tuple[str, Split], int] = {}
-        for reader in self._readers.values():
-            key = reader.dataset, reader.split
-            limits[key] = limits.get(key, 0) + (
-                reader.held_bytes if reader.left else self._limit(reader)
-            )
-        return limits
-
-    def _limit(self, reader: Reader) -> int:
-        segment = self._datasets[reader.dataset].largest_segment_bytes[reader.split]
-        return max(reader.limit_bytes, FLOOR_SEGMENTS * segment)
 
     def _start_epoch(self, reader: Reader, epoch: int) -> None:
         split = reader.split
@@ -351,9 +307,9 @@ class Scheduler:
         absent = reader.pending - resident - self._loading(reader.dataset, split)
         # Who else wants these counts them as absent already.
         dataset.missing[split] |= absent
-        reader.begin_with(resident, absent, dataset)
+        reader.begin_with(resident, absent, self._store.on_disk(dataset, split), dataset)
         if len(reader.pending) < len(dataset.chunks):
-            dataset.unleased[split].refresh(partial(dataset.had, split))
+            dataset.had_by_more(split)
         self._stirred.add(reader.id)
 
     def _unwant(self, reader: Reader, chunk: int) -> None:
@@ -367,8 +323,7 @@ class Scheduler:
         wanted[chunk] -= 1
         if not wanted[chunk]:
             dataset.missing[reader.split].discard(chunk)
-        if chunk in (unleased := dataset.unleased[reader.split]):
-            unleased.add(chunk, dataset.had(reader.split, chunk))
+        dataset.had_by_one_more(chunk, reader.split)
 
     def _advance(self, reader: Reader, epoch: int) -> None:
         if reader.left or epoch <= reader.epoch:
@@ -387,6 +342,7 @@ class Scheduler:
             self._unwant(reader, chunk)
         reader.left = True
         self._waiting.pop(reader.id, None)
+        self._store.disk.touch(reader.dataset, self._clock)
         self._datasets[reader.dataset].leave(reader)
         self._forget_if_gone(reader)
 
@@ -396,13 +352,7 @@ class Scheduler:
         reader = self._readers[lease.reader]
         reader.held_bytes -= lease.nbytes
         reader.held_leases -= 1
-        segment = self._resident[lease.segment]
-        segment.leases -= 1
-        if not segment.leases:
-            self._leased_bytes -= segment.nbytes
-            dataset = self._datasets[segment.id.dataset]
-            _, chunk, split = segment.id
-            dataset.unleased[split].add(chunk, dataset.had(split, chunk))
+        self._store.release(lease.segment)
         self._stirred.add(reader.id)
         self._forget_if_gone(reader)
 
@@ -445,25 +395,13 @@ class Scheduler:
                     dataset.record_bytes(load.chunk, split, nbytes)
                 self._keep_promises()
         for split, nbytes in event.nbytes.items():
-            segment = Segment(
-                SegmentId(load.dataset, load.chunk, split), nbytes, last_used=self._clock
-            )
-            if dataset is None:  # removed while it was being loaded
-                self._out.append(Evict(segment.id))
-                continue
+            segment = SegmentId(load.dataset, load.chunk, split)
             self._require(
                 nbytes <= load.reserved_bytes, "more than was reserved or allowed was published"
             )
-            self._require(segment.id not in self._resident, "the segment is resident already")
-            self._use(nbytes)
-            self._resident[segment.id] = segment
-            dataset.resident[split].add(load.chunk)
-            dataset.unleased[split].add(load.chunk, dataset.had(split, load.chunk))
-            dataset.end_missing(load.chunk, split)
-            for reader in dataset.active(split):
-                if load.chunk in reader.pending:
-                    reader.offer(load.chunk)
-                    self._stirred.add(reader.id)
+            self._stirred.update(self._store.publish(segment, nbytes))
+            if dataset is not None:
+                self._store.write_behind(dataset, segment)
         if dataset is not None:
             dataset.attempts.pop(load.chunk, None)
             self._last[event.worker] = load.dataset, load.chunk
@@ -472,6 +410,10 @@ class Scheduler:
         """An open chunk is known now, and so is the one that follows it."""
         dataset.find(chunk, found.chunk)
         self._stirred.update(dataset.readers)
+        for reader in dataset.readers.values():
+            # Of an open chunk, what disk has of an earlier daemon is of no use; now it is.
+            if chunk in reader.pending and chunk in self._store.on_disk(dataset, reader.split):
+                reader.now_on_disk(chunk, dataset.had(reader.split, chunk))
         here = [reader for reader in dataset.readers.values() if chunk in reader.pending]
         for reader in dataset.readers.values():
             rows = reader.range_in(chunk, dataset)
@@ -507,14 +449,14 @@ class Scheduler:
                 nbytes = total * rows[split] // sum(rows.values())
                 dataset.learn_bytes(load.chunk, split, nbytes)
             self._keep_promises()
-        if self._make_room(event.nbytes, wanted_too=True):
+        if self._store.make_room(event.nbytes, len(self._loads), wanted_too=True):
             load.reserved_bytes = total
-            self._use(event.nbytes)
+            self._store.reserve(event.nbytes)
             self._out.append(AllowBytes(event.worker))
             return
         self._out.append(AbandonLoad(event.worker))
         self._end_load(event.worker)
-        if self._loads or self._leased_bytes:
+        if self._loads or self._store.will_free:
             self._back_to_missing(load)
             return
         self._fail_chunk(
@@ -528,7 +470,7 @@ class Scheduler:
     def _end_load(self, worker: int) -> LoadState:
         self._require(worker in self._loads, "the worker loads nothing")
         load = self._loads.pop(worker)
-        self._used_bytes -= load.reserved_bytes
+        self._store.give_back(load.reserved_bytes)
         return load
 
     def _back_to_missing(self, load: LoadState) -> None:
@@ -537,7 +479,8 @@ class Scheduler:
             return
         for split in load.splits:
             if dataset.wanted[split][load.chunk]:
-                dataset.add_missing(load.chunk, split)
+                on_disk = load.chunk in self._store.on_disk(dataset, split)
+                dataset.add_missing(load.chunk, split, on_disk=on_disk)
 
     def _fail_chunk(self, load: LoadState, code: str, message: str) -> None:
         """Whoever wants the chunk fails. Nothing is remembered: the next reader tries again."""
@@ -569,21 +512,17 @@ class Scheduler:
                     self._waiting[number] = reader
 
     def _grant_one(self, reader: Reader) -> bool:
-        if not self._may_hold(reader, 0):
+        if not self._promises.allow(reader, 0):
             return False
         dataset = self._datasets[reader.dataset]
-        segment = policy.next_grant(reader, dataset, self._resident)
-        if segment is None or not self._may_hold(reader, segment.nbytes):
+        segment = policy.next_grant(reader, dataset, self._store.resident)
+        if segment is None or not self._promises.allow(reader, segment.nbytes):
             return False
         chunk = segment.id.chunk
         lease = self._next_lease
         self._next_lease += 1
         self._leases[lease] = Lease(reader.id, segment.id, segment.nbytes)
-        if not segment.leases:
-            self._leased_bytes += segment.nbytes
-            dataset.unleased[segment.id.split].discard(chunk)
-        segment.leases += 1
-        segment.last_used = self._clock
+        self._store.lease(segment)
         reader.held_bytes += segment.nbytes
         reader.held_leases += 1
         reader.credits -= 1
@@ -599,10 +538,33 @@ class Scheduler:
         if not reader.pending and reader.epochs_left > 0:
             self._start_epoch(reader, reader.epoch + 1)
 
-    def _may_hold(self, reader: Reader, nbytes: int) -> bool:
-        return reader.held_leases < FLOOR_SEGMENTS or reader.held_bytes + nbytes <= self._limit(
-            reader
+    def _restore_all(self) -> None:
+        while self._store.may_restore and self._restore_one():
+            pass
+
+    def _restore_one(self) -> bool:
+        """Has a segment that is wanted read back, if disk has one and memory has room for it."""
+        unserved = self._unserved()
+        choice = policy.next_load(
+            self._datasets, itertools.chain(unserved, self._behind()), self._best_to_restore
         )
+        if choice is None:
+            return False
+        dataset, chunk, reader = choice
+        segment = reader.segment(chunk)
+        nbytes = self._store.disk.nbytes(segment)
+        if not self._store.make_room(nbytes, len(self._loads), wanted_too=reader in unserved):
+            return False
+        self._store.restore(dataset, segment)
+        return True
+
+    def _best_to_restore(self, dataset: Dataset, reader: Reader) -> int | None:
+        """The best of the chunks that the reader wants and disk has."""
+        absent = Among(dataset.missing[reader.split], self._store.on_disk(dataset, reader.split))
+        best = reader.first_absent(dataset, absent, reader.to_restore, ())
+        if reader.in_order and reader.waiting_since is not None and best != reader.next_in_order():
+            return None  # whoever waits for one chunk is not helped by another
+        return best
 
     def _load_all(self) -> None:
         while self._idle and self._load_one():
@@ -615,23 +577,84 @@ class Scheduler:
         if not unserved and not behind:
             return False
         for worker in self._idle:
+            last = self._last.get(worker)
             choice = policy.next_load(
                 self._datasets,
-                unserved,
-                behind,
-                self._last.get(worker),
-                lambda dataset, worker=worker: self._not_for(dataset, worker),  # type: ignore[misc]
+                itertools.chain(unserved, behind),
+                partial(self._best_to_load, worker),
+                partial(self._following_to_load, worker, last),
             )
             if choice is None:
                 continue
             dataset, chunk, reader = choice
-            nbytes = dataset.segment_bytes(chunk, reader.split)
-            if self._make_room(nbytes, wanted_too=reader in unserved):
-                self._start_load(worker, dataset, chunk, reader.split)
+            splits = self._splits_to_make(dataset, chunk, reader.split, urgent=reader in unserved)
+            if splits:
+                self._start_load(worker, dataset, chunk, splits)
                 return True
             if not unserved:
                 return False  # there is no room for what nobody waits for, whoever loads it
         return False
+
+    def _start_load(
+        self, worker: int, dataset: Dataset, chunk: int, splits: tuple[Split, ...]
+    ) -> None:
+        reserved = sum(dataset.segment_bytes(chunk, split) for split in splits)
+        self._store.reserve(reserved)
+        self._loads[worker] = LoadState(dataset.key, chunk, splits, reserved)
+        for split in splits:
+            dataset.end_missing(chunk, split)
+        del self._idle[worker]
+        self._out.append(Load(worker, dataset.key, chunk, splits, reserved))
+
+    def _splits_to_make(
+        self, dataset: Dataset, chunk: int, split: Split, *, urgent: bool
+    ) -> tuple[Split, ...]:
+        """What of a chunk is made now, for which there is room: none if that has to wait.
+
+        The other split is read anyway. If nobody wants it, it is kept where there is room; and made
+        room for where disk will have it, at the cost of waiting for what is written there just now.
+        """
+        nbytes = dataset.segment_bytes(chunk, split)
+        (other,) = (each for each in SPLITS if each != split)
+        if self._could_keep(dataset, chunk, other):
+            more = dataset.segment_bytes(chunk, other)
+            to_disk = self._store.disk.has_room(more)
+            worth = to_disk or chunk in dataset.missing[other]
+            if self._store.make_room(
+                nbytes + more, len(self._loads), wanted_too=False, evict=worth
+            ):
+                return split, other
+            if to_disk and self._store.disk.writing:
+                return ()
+        if self._store.make_room(nbytes, len(self._loads), wanted_too=urgent):
+            return (split,)
+        return ()
+
+    def _best_to_load(self, worker: int, dataset: Dataset, reader: Reader) -> int | None:
+        """The best of the chunks that the reader wants and the worker may read from the source."""
+        absent = self._at_source(dataset, reader.split)
+        return reader.first_absent(dataset, absent, reader.to_load, self._not_for(dataset, worker))
+
+    def _following_to_load(
+        self, worker: int, last: tuple[str, int] | None, dataset: Dataset, reader: Reader
+    ) -> int | None:
+        """The chunk that is cheapest for the worker, if the reader wants it and it may be read."""
+        if last is None or last[0] != dataset.key:
+            return None
+        following = dataset.successor.get(last[1])
+        if (
+            following is None
+            or following not in reader.pending
+            or following not in self._at_source(dataset, reader.split)
+            or following in self._not_for(dataset, worker)
+        ):
+            return None
+        return following
+
+    def _at_source(self, dataset: Dataset, split: Split) -> Among:
+        """Chunks that are absent, and that disk does not have either."""
+        on_disk = self._store.on_disk(dataset, split)
+        return Among(dataset.missing[split], on_disk, inside=False)
 
     def _not_for(self, dataset: Dataset, worker: int) -> set[int]:
         """Open chunks that this worker must not, or had better not, load.
@@ -640,6 +663,8 @@ class Scheduler:
         find it out twice. And one that follows what another worker has just read is left to it: its
         connections stand where the chunk begins; anybody else would have to open them anew.
         """
+        if not dataset.open:
+            return _NONE
         loading = {load.chunk for load in self._loads.values() if load.dataset == dataset.key}
         return {
             chunk
@@ -651,29 +676,12 @@ class Scheduler:
             )
         }
 
-    def _start_load(self, worker: int, dataset: Dataset, chunk: int, split: Split) -> None:
-        """Loads a chunk for one split, for which there is room, and keeps the other if it can."""
-        splits = [split]
-        reserved = dataset.segment_bytes(chunk, split)
-        (other,) = (each for each in SPLITS if each != split)
-        if self._could_keep(dataset, chunk, other):
-            nbytes = dataset.segment_bytes(chunk, other)
-            wanted = chunk in dataset.missing[other]
-            if self._make_room(reserved + nbytes, wanted_too=False, evict=wanted):
-                splits.append(other)
-                reserved += nbytes
-        self._use(reserved)
-        self._loads[worker] = LoadState(dataset.key, chunk, tuple(splits), reserved)
-        for each in splits:
-            dataset.end_missing(chunk, each)
-        del self._idle[worker]
-        self._out.append(Load(worker, dataset.key, chunk, tuple(splits), reserved))
-
     def _could_keep(self, dataset: Dataset, chunk: int, split: Split) -> bool:
         """Whether a load of the chunk would yield the split, and nobody has it or makes it."""
         return (
             bool(dataset.chunks[chunk].rows.get(split))
-            and SegmentId(dataset.key, chunk, split) not in self._resident
+            and SegmentId(dataset.key, chunk, split) not in self._store.resident
+            and chunk not in self._store.on_disk(dataset, split)
             and chunk not in self._loading(dataset.key, split)
         )
 
@@ -684,14 +692,16 @@ class Scheduler:
             dataset = self._datasets[reader.dataset]
             if not reader.absent:
                 continue
-            if policy.has_grant(reader, dataset, self._resident):
+            if policy.has_grant(reader, dataset, self._store.resident):
                 continue  # it waits to be rid of a lease, not for a chunk
             loading = self._loading(reader.dataset, reader.split)
             if reader.in_order:
                 served = reader.next_in_order() in loading
             else:
                 served = bool(loading & reader.pending)
-            if not served and self._may_hold(reader, dataset.largest_segment_bytes[reader.split]):
+            if not served and self._promises.allow(
+                reader, dataset.largest_segment_bytes[reader.split]
+            ):
                 found.append(reader)
         found.sort(key=lambda reader: (reader.waiting_since, reader.id))
         return found
@@ -701,7 +711,7 @@ class Scheduler:
             load.chunk
             for load in self._loads.values()
             if load.dataset == dataset and split in load.splits
-        }
+        } | self._store.coming_back(dataset, split)
 
     def _behind(self) -> list[Reader]:
         """Readers that could be granted few chunks more, resident or being made; fewest first."""
@@ -715,44 +725,6 @@ class Scheduler:
         found.sort()
         return [reader for *_, reader in found]
 
-    def _make_room(self, nbytes: int, *, wanted_too: bool, evict: bool = True) -> bool:
-        """Evicts until `nbytes` are free, or evicts nothing and says that it cannot be done."""
-        short = self._used_bytes + nbytes - self._budget_bytes
-        # A load makes two segments at most.
-        too_many = len(self._resident) + 2 * (len(self._loads) + 1) - self._most_segments
-        if (short > 0 or too_many > 0) and not evict:
-            return False
-        chosen: list[Segment] = []
-        if short > 0 or too_many > 0:
-            for segment in policy.victims(self._resident, self._datasets, wanted_too=wanted_too):
-                chosen.append(segment)
-                short -= segment.nbytes
-                too_many -= 1
-                if short <= 0 and too_many <= 0:
-                    break
-            else:
-                return False
-        for segment in chosen:
-            self._evict(segment)
-        return True
-
-    def _evict(self, segment: Segment) -> None:
-        self._require(not segment.leases, f"{segment.id} is leased")
-        del self._resident[segment.id]
-        self._used_bytes -= segment.nbytes
-        dataset = self._datasets[segment.id.dataset]
-        _, chunk, split = segment.id
-        dataset.resident[split].discard(chunk)
-        dataset.unleased[split].discard(chunk)
-        if dataset.wanted[split][chunk]:
-            dataset.add_missing(chunk, split)
-        self._out.append(Evict(segment.id))
-
-    def _use(self, nbytes: int) -> None:
-        self._used_bytes += nbytes
-        self._peak_bytes = max(self._peak_bytes, self._used_bytes)
-        self._require(self._used_bytes <= self._budget_bytes, "the budget is exceeded")
-
     def _reader(self, reader: int) -> Reader:
         self._require(reader in self._readers, f"no reader {reader}")
         return self._readers[reader]
@@ -763,6 +735,4 @@ class Scheduler:
             raise InvalidTransition(self._event, reason, list(self._recent))
 
 
-def required_bytes(largest_segment_bytes: int) -> int:
-    """The least budget that one reader can get on with: what it may lease, and one load."""
-    return (FLOOR_SEGMENTS + 1) * largest_segment_bytes
+_NONE: set[int] = set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -23,12 +23,14 @@ UNLIMITED_BYTES = 2**62
 
 @dataclass
 class Segment:
-    """A resident segment."""
+    """A resident segment; `spilling` while its file is written, `spilled` once disk has it too."""
 
     id: SegmentId
     nbytes: int
     leases: int = 0
     last_used: int = 0
+    spilling: bool = False
+    spilled: bool = False
 
 
 @dataclass
@@ -39,6 +41,14 @@ class LoadState:
     chunk: int
     splits: tuple[Split, ...]
     reserved_bytes: int
+
+
+@dataclass
+class Restore:
+    """A segment that is read back from disk."""
+
+    segment: SegmentId
+    nbytes: int
 
 
 @dataclass
@@ -86,7 +96,9 @@ class Reader:
         self.pending: set[int] = set()
         self.absent = 0  # pending chunks that are neither resident nor being made
         self.ready = Pool()
+        # Of the absent ones: those to be read from the source, and those that disk has.
         self.to_load = LoadOrder()
+        self.to_restore = LoadOrder()
         self._order: list[int] = []
         self._next_in_order = 0
 
@@ -135,26 +147,39 @@ class Reader:
         self.epoch_rows_granted = sum(map(rows_in, had))
         self._next_in_order = 0
 
-    def begin_with(self, resident: set[int], absent: set[int], dataset: Dataset) -> None:
+    def begin_with(
+        self, resident: set[int], absent: set[int], on_disk: Set[int], dataset: Dataset
+    ) -> None:
         """Of the pending chunks, these are there at the beginning of the epoch, and these not."""
         rank = self.rank
         self.ready.begin(sorted(resident, key=rank.__getitem__))
         self.absent = len(absent)
         had = partial(dataset.had, self.split)
-        self.to_load.begin((self._load_key(had(chunk)), rank[chunk], chunk) for chunk in absent)
+        for order, chunks in (
+            (self.to_load, absent - on_disk),
+            (self.to_restore, absent & on_disk),
+        ):
+            order.begin((self._load_key(had(chunk)), rank[chunk], chunk) for chunk in chunks)
 
-    def lose(self, chunk: int, had: int) -> None:
+    def lose(self, chunk: int, had: int, *, on_disk: bool) -> None:
         """A pending chunk is neither resident nor being made any more."""
         self.absent += 1
         self.ready.discard(chunk)
-        self.to_load.add(self._load_key(had), self.rank[chunk], chunk)
+        order = self.to_restore if on_disk else self.to_load
+        order.add(self._load_key(had), self.rank[chunk], chunk)
 
-    def first_absent(self, dataset: Dataset, but: Collection[int]) -> int | None:
-        """The absent chunk that is best loaded for this reader, if it is not among `but`."""
+    def now_on_disk(self, chunk: int, had: int) -> None:
+        """A pending chunk that is absent can be read back from now on."""
+        self.to_restore.add(self._load_key(had), self.rank[chunk], chunk)
+
+    def first_absent(
+        self, dataset: Dataset, absent: Container[int], order: LoadOrder, but: Collection[int]
+    ) -> int | None:
+        """The first of one of the reader's orders, if it is not among `but`."""
         if not self.absent:
             return None
-        return self.to_load.first(
-            dataset.missing[self.split],
+        return order.first(
+            absent,
             self.pending,
             lambda chunk: self._load_key(dataset.had(self.split, chunk)),
             but,
@@ -227,10 +252,11 @@ class Dataset:
         # By split and chunk: how many readers have it pending; and the wanted that are absent.
         self.wanted: dict[Split, list[int]] = {split: [] for split in SPLITS}
         self.missing: dict[Split, set[int]] = {split: set() for split in SPLITS}
-        # By split: epochs begun by readers; resident chunks; and those of them that none leases.
+        # By split: epochs begun by readers; resident chunks; and those of them that may be evicted:
+        # those that disk has too, and the others.
         self.begun: dict[Split, int] = dict.fromkeys(SPLITS, 0)
         self.resident: dict[Split, set[int]] = {split: set() for split in SPLITS}
-        self.unleased: dict[Split, EvictionOrder] = {split: EvictionOrder() for split in SPLITS}
+        self.evictable = {split: (EvictionOrder(), EvictionOrder()) for split in SPLITS}
         self.largest_segment_bytes: dict[Split, int] = dict.fromkeys(SPLITS, 0)
         self.split_bytes: dict[Split, int] = dict.fromkeys(SPLITS, 0)
         self._known_bytes: dict[Split, int] = dict.fromkeys(SPLITS, 0)
@@ -361,26 +387,48 @@ class Dataset:
             planned = max(totals.nbytes, int(self.bytes_a_row.get(split, 0.0) * totals.rows))
         self.split_bytes[split] = max(self._known_bytes[split], planned)
 
-    def add_missing(self, chunk: int, split: Split) -> None:
-        """A wanted chunk is not (or no longer) resident or being made."""
-        if chunk not in self.missing[split]:
-            self.missing[split].add(chunk)
-            self._count_absent(chunk, split, 1)
+    def wanted_later(self, split: Split) -> bool:
+        """Whether a reader of the split has epochs to come after the one that it is in."""
+        return any(reader.epochs_left > 0 for reader in self.active(split))
+
+    def add_missing(self, chunk: int, split: Split, *, on_disk: bool = False) -> None:
+        """A wanted chunk is not (or no longer) resident or being made; disk may have it."""
+        if chunk in self.missing[split]:
+            return
+        self.missing[split].add(chunk)
+        had = self.had(split, chunk)
+        for reader in self.active(split):
+            if chunk in reader.pending:
+                reader.lose(chunk, had, on_disk=on_disk)
 
     def end_missing(self, chunk: int, split: Split) -> None:
         """The chunk is resident or being made."""
         if chunk in self.missing[split]:
             self.missing[split].discard(chunk)
-            self._count_absent(chunk, split, -1)
-
-    def _count_absent(self, chunk: int, split: Split, change: int) -> None:
-        had = self.had(split, chunk)
-        for reader in self.active(split):
-            if chunk in reader.pending:
-                if change > 0:
-                    reader.lose(chunk, had)
-                else:
+            for reader in self.active(split):
+                if chunk in reader.pending:
                     reader.absent -= 1
+
+    def may_evict(self, chunk: int, split: Split, *, spilled: bool) -> None:
+        """Nobody holds the chunk's segment, nor is it being written; disk may have it too."""
+        self.may_not_evict(chunk, split)
+        self.evictable[split][not spilled].add(chunk, self.had(split, chunk))
+
+    def may_not_evict(self, chunk: int, split: Split) -> None:
+        """The chunk's segment is held, being written, or gone."""
+        for order in self.evictable[split]:
+            order.discard(chunk)
+
+    def had_by_one_more(self, chunk: int, split: Split) -> None:
+        """A reader does not want the chunk any more in this epoch."""
+        for order in self.evictable[split]:
+            if chunk in order:
+                order.add(chunk, self.had(split, chunk))
+
+    def had_by_more(self, split: Split) -> None:
+        """Somebody has begun an epoch of which not all chunks are wanted."""
+        for order in self.evictable[split]:
+            order.refresh(partial(self.had, split))
 
     def had(self, split: Split, chunk: int) -> int:
         """Epochs, of all that were begun, that do not want the chunk any more. It never falls."""

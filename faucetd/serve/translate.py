@@ -178,4 +178,7 @@ def status_to(status: Status) -> faucet_pb2.Status:
             for dataset in status.datasets
         ],
         readers=[faucet_pb2.ReaderStatus(**vars(reader)) for reader in status.readers],
+        spill_budget_bytes=status.spill_budget_bytes,
+        spill_used_bytes=status.spill_used_bytes,
+        alerts=status.alerts,
     )

@@ -157,6 +157,7 @@ class Opened(msgspec.Struct, frozen=True, tag=True):
     `segment_bytes[split][n]` is what the segment of chunk n needs, an upper bound but for text.
     Where chunks are open, `totals` has each split as a whole. `preprocessing` is the JSON of the
     fitted spec, "" where features are taken as they are; `fit_key` is the fit's, if there was one.
+    `lasting` is whether who opens the same again later, and gets the same key, gets the same rows.
     """
 
     key: str
@@ -175,6 +176,7 @@ class Opened(msgspec.Struct, frozen=True, tag=True):
     warehouse: WarehouseFacts | None = None
     preprocessing: str = ""
     fit_key: str = ""
+    lasting: bool = True
 
 
 class SnapshotIs(msgspec.Struct, frozen=True, tag=True):

@@ -173,6 +173,7 @@ def _open_files(task: Open, spec: DatasetSpec, tell: Tell) -> Opened:
             count_rows_read=counted.rows_read + fitting.rows_read,
             count_bytes_read=counted.bytes_read + fitting.bytes_read,
             fit_key=fitting.key,
+            lasting=not (isinstance(source, DuckDBTable) and source.materialized),
         )
 
 
@@ -188,6 +189,7 @@ def opened(
     count_rows_read: int = 0,
     count_bytes_read: int = 0,
     fit_key: str = "",
+    lasting: bool = True,
 ) -> Opened:
     """The reply to `Open`."""
     return Opened(
@@ -210,6 +212,7 @@ def opened(
         warehouse=warehouse,
         preprocessing="" if columns.fitted is None else columns.fitted.to_json(),
         fit_key=fit_key,
+        lasting=lasting,
     )
 
 

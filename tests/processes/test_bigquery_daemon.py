@@ -213,6 +213,8 @@ class Idle:
             allowed_roots=(),
             allowed_uids=frozenset(),
             scratch_dir=folder,
+            spill_dir=None,
+            spill_budget=None,
             log_level="info",
             bigquery=BigQuerySettings(),
         )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -27,6 +28,11 @@ from faucetd.schedule.events import (
     LeasesReleased,
     ReaderJoined,
     ReaderLeft,
+    RestoreFailed,
+    SegmentRestored,
+    SegmentSpilled,
+    SpillFailed,
+    SpillFound,
     Totals,
     WorkerDied,
     WorkerIdle,
@@ -35,19 +41,25 @@ from faucetd.schedule.instructions import (
     AbandonLoad,
     AdmitReader,
     AllowBytes,
+    DropSpilled,
     Evict,
     FailReader,
     Grant,
     Instruction,
     Load,
     RefuseReader,
+    RestoreSegment,
     SegmentId,
+    Spill,
 )
 from faucetd.schedule.parts import Part
 from faucetd.schedule.scheduler import InvalidTransition, Scheduler
 from faucetd.schedule.shares import Ranges, Shape, Share, rows_in
 
 SIZE = 100
+
+ROOM_FOR_ALL = 100
+"""Segments that a spill budget holds which is never short: plans of the histories have fewer."""
 
 
 def chunks(number: int, *, train: int = 80, evals: int = 20) -> tuple[ChunkInfo, ...]:
@@ -70,6 +82,7 @@ class World:
     """Carries instructions out as a machine of infinite patience would.
 
     Given `lanes` instead of a plan, it tells of each lane's chunks one by one, as they are loaded.
+    `disk` has what an earlier daemon has left there.
     """
 
     def __init__(
@@ -79,9 +92,17 @@ class World:
         workers: int = 1,
         lanes: Sequence[list[ChunkInfo]] = (),
         guess: int = SIZE,
+        spill_budget: int = 0,
+        disk: Iterable[SegmentId] = (),
     ) -> None:
         self.guess = guess
-        self.scheduler = Scheduler(budget)
+        self.scheduler = Scheduler(budget, spill_budget_bytes=spill_budget)
+        self.spilling: list[SegmentId] = []  # in the order in which they are to be written
+        self.disk = dict.fromkeys(disk, SIZE)
+        self.restores: dict[int, RestoreSegment] = {}
+        self.restored: list[SegmentId] = []
+        self.made: list[SegmentId] = []
+        self.sizes: dict[SegmentId, int] = {}
         self.loads: dict[int, Load] = {}
         self.grants: list[Grant] = []
         self.evicted: list[SegmentId] = []
@@ -99,6 +120,8 @@ class World:
             for split in SPLITS:
                 sizes = [chunk.rows.get(split, 0) for chunk in every]
                 self.totals[split] = Totals(sum(sizes), SIZE * sum(size > 0 for size in sizes))
+        if disk:
+            self.send(SpillFound(dict(self.disk)))
         first = plan or tuple(self._open(lane) for lane in self.to_come)
         self.send(DatasetAdded("d", first, self.totals))
         for worker in range(workers):
@@ -121,9 +144,12 @@ class World:
             lane = self.to_come[self.plan[chunk].lane]
             found = Found(self.plan[chunk], self._open(lane) if lane else None)
         has = {split: size for split, size in sizes.items() if self.plan[chunk].rows.get(split)}
+        segments = {SegmentId("d", chunk, split): size for split, size in has.items()}
+        self.made += segments
+        self.sizes |= segments
         self.send(ChunkLoaded(worker, has, found))
 
-    def send(self, event: Event) -> list[Instruction]:
+    def send(self, event: Event) -> list[Instruction]:  # noqa: C901  # a line an instruction
         out = self.scheduler.handle(event)
         for instruction in out:
             match instruction:
@@ -134,7 +160,19 @@ class World:
                     self.all_loads.append(instruction)
                 case Grant():
                     self.grants.append(instruction)
+                case Spill():
+                    assert instruction.segment not in [*self.spilling, *self.disk]
+                    self.spilling.append(instruction.segment)
+                case DropSpilled():
+                    if instruction.segment in self.spilling:
+                        self.spilling.remove(instruction.segment)
+                    else:
+                        del self.disk[instruction.segment]
+                case RestoreSegment():
+                    assert instruction.nbytes == self.disk[instruction.segment]
+                    self.restores[instruction.restore] = instruction
                 case Evict():
+                    assert instruction.segment not in self.spilling  # removal drops it before
                     self.evicted.append(instruction.segment)
                 case FailReader():
                     self.failed[instruction.reader] = instruction
@@ -157,6 +195,36 @@ class World:
         del self.loads[worker]
         self.loaded(worker, load.chunk, dict.fromkeys(load.splits, SIZE))
         self.send(WorkerIdle(worker))
+
+    def finish_spill(self, segment: SegmentId | None = None) -> None:
+        segment = segment or self.spilling[0]
+        self.spilling.remove(segment)
+        self.disk[segment] = self.sizes[segment]
+        self.send(SegmentSpilled(segment))
+
+    def finish_restore(self, restore: int | None = None) -> None:
+        restore = restore or min(self.restores)
+        self.restored.append(self.restores.pop(restore).segment)
+        self.send(SegmentRestored(restore))
+
+    def run(self) -> None:
+        """Finishes all that is under way, and what follows from it; every lease is released."""
+        while self.loads or self.restores or self.spilling or self.scheduler.leases():
+            if self.scheduler.leases():
+                self.send(LeasesReleased(tuple(self.scheduler.leases())))
+            self.finish_one()
+
+    def finish_one(self) -> bool:
+        """Finishes something that is under way, the writing of files last of all."""
+        if self.loads:
+            self.finish_load(min(self.loads))
+        elif self.restores:
+            self.finish_restore()
+        elif self.spilling:
+            self.finish_spill()
+        else:
+            return False
+        return True
 
     def join(self, reader: int, **wishes: object) -> None:
         options = {"split": "train", "first_epoch": 0, "epochs": 1, "credits": 1} | wishes
@@ -391,6 +459,7 @@ class Histories(RuleBasedStateMachine):
             max_size=3,
         ),
         guess=st.sampled_from([1, SIZE // 2, SIZE]),
+        spill=st.sampled_from([0, 2, 9, ROOM_FOR_ALL]),
     )
     def start(
         self,
@@ -401,12 +470,15 @@ class Histories(RuleBasedStateMachine):
         evals: int,
         lanes: list[list[tuple[int, int]]],
         guess: int,
+        spill: int,
     ) -> None:
+        self.spill = spill
+        options: dict[str, Any] = {"workers": workers, "spill_budget": spill * SIZE}
         if any(map(sum, itertools.chain(*lanes))):
             found = [lane(number, *rows) for number, rows in enumerate(lanes)]
-            self.world = World(budget * SIZE, workers=workers, lanes=found, guess=guess)
+            self.world = World(budget * SIZE, lanes=found, guess=guess, **options)
         else:
-            self.world = World(budget * SIZE, chunks(number, train=train, evals=evals), workers)
+            self.world = World(budget * SIZE, chunks(number, train=train, evals=evals), **options)
         self.joined: dict[int, ReaderJoined] = {}
         self.gone: set[int] = set()
         self.advanced: set[tuple[int, int]] = set()
@@ -536,6 +608,46 @@ class Histories(RuleBasedStateMachine):
         self.world.send(ChunkFailed(worker, "source-read", "a broken page"))
         self.world.send(WorkerIdle(worker))
 
+    @precondition(lambda self: self.world.spilling)
+    @rule(data=st.data())
+    def finish_spill(self, data: st.DataObject) -> None:
+        self.world.finish_spill(data.draw(st.sampled_from(self.world.spilling)))
+
+    @precondition(lambda self: self.world.restores)
+    @rule(data=st.data())
+    def finish_restore(self, data: st.DataObject) -> None:
+        self.world.finish_restore(data.draw(st.sampled_from(sorted(self.world.restores))))
+
+    @precondition(lambda self: self.world.spilling and self.spill != ROOM_FOR_ALL)
+    @rule(data=st.data())
+    def fill_the_disk(self, data: st.DataObject) -> None:
+        self.world.send(SpillFailed(data.draw(st.sampled_from(self.world.spilling))))
+
+    @precondition(lambda self: self.world.restores and self.spill != ROOM_FOR_ALL)
+    @rule(data=st.data())
+    def corrupt_a_file(self, data: st.DataObject) -> None:
+        restore = data.draw(st.sampled_from(sorted(self.world.restores)))
+        segment = self.world.restores.pop(restore).segment
+        self.world.send(RestoreFailed(restore))
+        assert segment not in self.world.disk
+
+    @invariant()
+    def what_is_spilled_fits_and_is_read_from_the_source_once(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        world = self.world
+        spill = world.scheduler.spill()
+        files = sum(world.disk.values()) + sum(world.sizes[segment] for segment in world.spilling)
+        assert files == spill.used_bytes <= spill.budget_bytes
+        assert world.scheduler.spilled("d") == world.disk
+        assert set(world.spilling) <= set(world.scheduler.resident("d"))
+        for load in world.loads.values():
+            assert not {SegmentId("d", load.chunk, split) for split in load.splits} & set(
+                world.disk
+            )
+        if self.spill == ROOM_FOR_ALL:
+            assert max(Counter(world.made).values(), default=1) == 1
+
     @invariant()
     def budgets_are_kept_and_leases_are_resident(self) -> None:
         if not hasattr(self, "world"):
@@ -575,9 +687,7 @@ class Histories(RuleBasedStateMachine):
             done = [lease for lease in scheduler.leases() if lease not in last.values()]
             if done:
                 world.send(LeasesReleased(tuple(done)))
-            if world.loads:
-                world.finish_load(min(world.loads))
-            elif len(world.grants) == before and not done:
+            if not world.finish_one() and len(world.grants) == before and not done:
                 still = [r for r in self._readers() if self._has_rows_to_come(r)]
                 assert not still, f"readers {still} can never go on"
         for reader in self._readers():
@@ -590,7 +700,10 @@ class Histories(RuleBasedStateMachine):
         while world.loads:
             world.finish_load(min(world.loads))
         world.send(DatasetRemoved("d"))
+        while world.restores:
+            world.finish_restore()
         assert scheduler.memory().used_bytes == 0
+        assert (world.disk, world.spilling, scheduler.spill().used_bytes) == ({}, [], 0)
 
     def _has_rows_to_come(self, reader: int) -> bool:
         event = self.joined[reader]

@@ -246,7 +246,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Status(_message.Message):
-    __slots__ = ("version", "pid", "uptime_s", "memory", "workers", "datasets", "readers")
+    __slots__ = ("version", "pid", "uptime_s", "memory", "workers", "datasets", "readers", "spill_budget_bytes", "spill_used_bytes", "alerts")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     UPTIME_S_FIELD_NUMBER: _ClassVar[int]
@@ -254,6 +254,9 @@ class Status(_message.Message):
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     DATASETS_FIELD_NUMBER: _ClassVar[int]
     READERS_FIELD_NUMBER: _ClassVar[int]
+    SPILL_BUDGET_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SPILL_USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ALERTS_FIELD_NUMBER: _ClassVar[int]
     version: str
     pid: int
     uptime_s: float
@@ -261,7 +264,10 @@ class Status(_message.Message):
     workers: _containers.RepeatedCompositeFieldContainer[WorkerStatus]
     datasets: _containers.RepeatedCompositeFieldContainer[DatasetStatus]
     readers: _containers.RepeatedCompositeFieldContainer[ReaderStatus]
-    def __init__(self, version: _Optional[str] = ..., pid: _Optional[int] = ..., uptime_s: _Optional[float] = ..., memory: _Optional[_Union[MemoryStatus, _Mapping]] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., datasets: _Optional[_Iterable[_Union[DatasetStatus, _Mapping]]] = ..., readers: _Optional[_Iterable[_Union[ReaderStatus, _Mapping]]] = ...) -> None: ...
+    spill_budget_bytes: int
+    spill_used_bytes: int
+    alerts: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, version: _Optional[str] = ..., pid: _Optional[int] = ..., uptime_s: _Optional[float] = ..., memory: _Optional[_Union[MemoryStatus, _Mapping]] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., datasets: _Optional[_Iterable[_Union[DatasetStatus, _Mapping]]] = ..., readers: _Optional[_Iterable[_Union[ReaderStatus, _Mapping]]] = ..., spill_budget_bytes: _Optional[int] = ..., spill_used_bytes: _Optional[int] = ..., alerts: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class MemoryStatus(_message.Message):
     __slots__ = ("budget_bytes", "used_bytes", "leased_bytes", "peak_bytes")
@@ -284,7 +290,7 @@ class WorkerStatus(_message.Message):
     def __init__(self, pid: _Optional[int] = ..., state: _Optional[str] = ...) -> None: ...
 
 class DatasetStatus(_message.Message):
-    __slots__ = ("key", "source", "state", "error", "train_rows", "eval_rows", "chunks", "chunks_resident", "chunks_made", "resident_bytes", "source_rows_read", "source_bytes_read", "count_rows_read", "count_bytes_read", "counts", "cost", "notes", "finding_chunks")
+    __slots__ = ("key", "source", "state", "error", "train_rows", "eval_rows", "chunks", "chunks_resident", "chunks_made", "resident_bytes", "source_rows_read", "source_bytes_read", "count_rows_read", "count_bytes_read", "counts", "cost", "notes", "finding_chunks", "chunks_spilled", "spilled_bytes", "chunks_restored")
     KEY_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -303,6 +309,9 @@ class DatasetStatus(_message.Message):
     COST_FIELD_NUMBER: _ClassVar[int]
     NOTES_FIELD_NUMBER: _ClassVar[int]
     FINDING_CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_SPILLED_FIELD_NUMBER: _ClassVar[int]
+    SPILLED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_RESTORED_FIELD_NUMBER: _ClassVar[int]
     key: str
     source: str
     state: str
@@ -321,7 +330,10 @@ class DatasetStatus(_message.Message):
     cost: CostStatus
     notes: _containers.RepeatedScalarFieldContainer[str]
     finding_chunks: bool
-    def __init__(self, key: _Optional[str] = ..., source: _Optional[str] = ..., state: _Optional[str] = ..., error: _Optional[str] = ..., train_rows: _Optional[int] = ..., eval_rows: _Optional[int] = ..., chunks: _Optional[int] = ..., chunks_resident: _Optional[int] = ..., chunks_made: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., source_rows_read: _Optional[int] = ..., source_bytes_read: _Optional[int] = ..., count_rows_read: _Optional[int] = ..., count_bytes_read: _Optional[int] = ..., counts: _Optional[_Iterable[_Union[ColumnCounts, _Mapping]]] = ..., cost: _Optional[_Union[CostStatus, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ..., finding_chunks: _Optional[bool] = ...) -> None: ...
+    chunks_spilled: int
+    spilled_bytes: int
+    chunks_restored: int
+    def __init__(self, key: _Optional[str] = ..., source: _Optional[str] = ..., state: _Optional[str] = ..., error: _Optional[str] = ..., train_rows: _Optional[int] = ..., eval_rows: _Optional[int] = ..., chunks: _Optional[int] = ..., chunks_resident: _Optional[int] = ..., chunks_made: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., source_rows_read: _Optional[int] = ..., source_bytes_read: _Optional[int] = ..., count_rows_read: _Optional[int] = ..., count_bytes_read: _Optional[int] = ..., counts: _Optional[_Iterable[_Union[ColumnCounts, _Mapping]]] = ..., cost: _Optional[_Union[CostStatus, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ..., finding_chunks: _Optional[bool] = ..., chunks_spilled: _Optional[int] = ..., spilled_bytes: _Optional[int] = ..., chunks_restored: _Optional[int] = ...) -> None: ...
 
 class CostStatus(_message.Message):
     __slots__ = ("query_bytes", "read_bytes", "pass_bytes", "passes_served", "query_price_per_tib", "read_price_per_tib")

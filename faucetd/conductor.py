@@ -414,13 +414,22 @@ class Conductor:
         is_task = self._tasks.failed(worker, error)
         if not is_task:
             load = self._loading.pop(worker)
-            _log.error("chunk %d of %s: %s", load.chunk, load.dataset, message.message)
             if (dataset := self._datasets.get(load.dataset)) is not None:
-                dataset.failures[load.chunk] = message.message
                 if dataset.ticket and isinstance(error, SourceChanged | SourceNotFound):
+                    error = type(error)(error.message + self._why_again(dataset, load.chunk))
                     self._give_up(dataset, error)
-            self.happened(events.ChunkFailed(worker, message.code, message.message))
+                dataset.failures[load.chunk] = error.message
+            _log.error("chunk %d of %s: %s", load.chunk, load.dataset, error.message)
+            self.happened(events.ChunkFailed(worker, error.code, error.message))
         self._give_work(worker, has_opened=is_task)
+
+    def _why_again(self, dataset: OpenDataset, chunk: int) -> str:
+        return dataset.why_again(
+            chunk,
+            self._scheduler.nbytes(dataset.key),
+            self._settings.memory_budget,
+            self._scheduler.spill().budget_bytes,
+        )
 
     def _give_work(self, worker: int, *, has_opened: bool = False) -> None:
         """An idle worker opens what waits to be opened, else it is the scheduler's.

@@ -385,7 +385,10 @@ class Openings:
         def wanted(described: dict[str, Any]) -> bool:
             return messages.read_spec(described) == spec
 
-        for plan in self._journal.plans(wanted, known=self._datasets):
+        def held(key: str) -> bool:
+            return bool(self._scheduler.spilled(key))
+
+        for plan in self._journal.plans(wanted, self._datasets, held):
             dataset = OpenDataset(spec, plan.opened, plan.opened_at)
             added = dataset.added()
             try:

@@ -218,6 +218,10 @@ class Scheduler:
         """The dataset's segments in memory, with their bytes."""
         return self._store.resident_of(dataset)
 
+    def nbytes(self, dataset: str) -> int:
+        """What all segments of the dataset take, as far as known."""
+        return sum(self._datasets[dataset].split_bytes.values())
+
     def spill(self) -> SpillView:
         """The spill budget's use, now."""
         return self._store.disk.view()

@@ -308,10 +308,11 @@ class Openings:
     # Leaving.
 
     def remove(self, key: str) -> None:
-        """Forgets a dataset that no reader and no lease uses."""
+        """Forgets a dataset that no reader and no lease uses, if only disk has it left."""
         self._happened(events.DatasetRemoved(key))
         self._spilling.remove_dataset(key)
-        if self._datasets.pop(key).ticket:
+        dataset = self._datasets.pop(key, None)
+        if dataset is None or dataset.ticket:
             self._journal.forget(key)
 
     def retire(self) -> None:

@@ -230,6 +230,10 @@ class Scheduler:
         """The dataset's segments that are on disk, with their bytes."""
         return self._store.disk.segments(dataset)
 
+    def spilled_datasets(self) -> list[str]:
+        """The datasets that are on disk, whether somebody has opened them or not."""
+        return self._store.disk.datasets()
+
     def leases(self) -> dict[int, tuple[int, SegmentId]]:
         """All leases: the reader and the segment of each."""
         return {number: (lease.reader, lease.segment) for number, lease in self._leases.items()}
@@ -245,10 +249,11 @@ class Scheduler:
         self._datasets[event.dataset] = Dataset(event.dataset, event.chunks, event.totals)
 
     def _remove_dataset(self, event: DatasetRemoved) -> None:
-        self._require(event.dataset in self._datasets, "no such dataset")
+        known = event.dataset in self._datasets or event.dataset in self._store.disk.datasets()
+        self._require(known, "no such dataset")
         self._require(not self.in_use(event.dataset), "the dataset is in use")
         self._store.remove_dataset(event.dataset)
-        del self._datasets[event.dataset]
+        self._datasets.pop(event.dataset, None)
 
     # Readers.
 

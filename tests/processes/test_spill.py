@@ -214,8 +214,27 @@ def test_drop_removes_the_spill_files_of_a_dataset(
     read_epochs(trainer, table, 1)
     trainer.kill()
     wait_spilled(daemon, 100)
+    key = dataset_of(daemon).key
+    _, freed = daemon.client().session().drop(key)
+    assert freed > 40 * MIB
+    eventually(lambda: [path.name for path in spill_dir.iterdir()] == ["lock"])
+    assert daemon.client().status().spill_used_bytes == 0
+
+
+def test_drop_removes_the_spill_files_of_a_dataset_that_nobody_has_opened_since(
+    start_daemon: StartDaemon, make_table: MakeTable, start_trainer: StartTrainer, spill_dir: Path
+) -> None:
+    table = make_table()
+    daemon = start_daemon(spill_dir=str(spill_dir))
+    trainer = start_trainer(daemon, table)
+    read_epochs(trainer, table, 1)
+    trainer.kill()
+    key = dataset_of(daemon).key
+    assert daemon.stop() == 0  # it writes what is still to be written
+    daemon.restart()
     client = daemon.client()
-    client.session().drop(dataset_of(daemon).key)
+    assert client.status().spill_used_bytes >= table.rows * 28
+    assert client.session().drop(key[:8])[0] == key
     eventually(lambda: [path.name for path in spill_dir.iterdir()] == ["lock"])
     assert client.status().spill_used_bytes == 0
 

@@ -112,7 +112,7 @@ def _best_chunk(
 
 def victims(
     resident: Iterable[Segment], datasets: Mapping[str, Dataset], *, wanted_too: bool
-) -> list[Segment]:
+) -> list[tuple[Segment, bool]]:
     """The order to evict in: what costs least to have again, then wanted by nobody, then by fewest.
 
     What nobody wants costs nothing, and what is on disk little; what is in memory alone and wanted,
@@ -122,6 +122,9 @@ def victims(
         resident: All segments in memory.
         datasets: The datasets by key.
         wanted_too: Whether a segment that somebody wants in this epoch may go.
+
+    Returns:
+        Each segment, and whether it would have to be read from the source again.
     """
     wanted_later = {
         (dataset.key, reader.split)
@@ -138,4 +141,4 @@ def victims(
             dear = not segment.spilled and (wanted > 0 or later)
             found.append((dear, wanted, later, segment.last_used, segment))
     found.sort(key=lambda entry: entry[:4])
-    return [segment for *_, segment in found]
+    return [(segment, dear) for dear, *_, segment in found]

@@ -14,7 +14,7 @@ import os
 import resource
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -419,13 +419,22 @@ class Conductor:
         is_task = self._tasks.failed(worker, error)
         if not is_task:
             load = self._loading.pop(worker)
-            _log.error("chunk %d of %s: %s", load.chunk, load.dataset, message.message)
             if (dataset := self._datasets.get(load.dataset)) is not None:
-                dataset.failures[load.chunk] = message.message
                 if dataset.ticket and isinstance(error, SourceChanged | SourceNotFound):
+                    error = type(error)(error.message + self._why_again(dataset, load.chunk))
                     self._give_up(dataset, error)
-            self.happened(events.ChunkFailed(worker, message.code, message.message))
+                dataset.failures[load.chunk] = error.message
+            _log.error("chunk %d of %s: %s", load.chunk, load.dataset, error.message)
+            self.happened(events.ChunkFailed(worker, error.code, error.message))
         self._give_work(worker, has_opened=is_task)
+
+    def _why_again(self, dataset: OpenDataset, chunk: int) -> str:
+        return dataset.why_again(
+            chunk,
+            self._scheduler.nbytes(dataset.key),
+            self._settings.memory_budget,
+            self._scheduler.spill().budget_bytes,
+        )
 
     def _give_work(self, worker: int, *, has_opened: bool = False) -> None:
         """An idle worker opens what waits to be opened, else it is the scheduler's.
@@ -468,7 +477,7 @@ class Conductor:
 
     async def profile(self, key: str) -> Profiled:
         """See serve.backend.Backend.profile."""
-        dataset = self._datasets[self._whole_key(key)]
+        dataset = self._datasets[_whole_key(key, self._datasets)]
         fit_key = dataset.opened.fit_key
         path = profile_path(self._access.specs_dir, fit_key)
         try:
@@ -483,18 +492,10 @@ class Conductor:
             )
         return Profiled(dataset.key, {split: dataset.rows(split) for split in SPLITS}, text)
 
-    def _whole_key(self, key: str) -> str:
-        found = [known for known in self._datasets if key and known.startswith(key)]
-        if not found:
-            open_now = ", ".join(self._datasets) or "none"
-            raise DatasetNotFound(f"no open dataset has the key {key!r}; open are: {open_now}")
-        if len(found) > 1:
-            raise DatasetNotFound(f"{key!r} begins several keys: {', '.join(found)}")
-        return found[0]
-
     def drop(self, key: str) -> tuple[str, int]:
         """Forgets the dataset whose key begins with `key`."""
-        whole = self._whole_key(key)
+        open_or_spilled = [*self._datasets, *self._scheduler.spilled_datasets()]
+        whole = _whole_key(key, list(dict.fromkeys(open_or_spilled)))
         if self._scheduler.in_use(whole):
             users = sorted(
                 {
@@ -508,6 +509,7 @@ class Conductor:
                 "the tensors that they hold, and try again"
             )
         freed = sum(self._scheduler.resident(whole).values())
+        freed += sum(self._scheduler.spilled(whole).values())
         self._openings.remove(whole)
         return whole, freed
 
@@ -757,3 +759,14 @@ def _most_segments() -> int:
 
 def _reader_name(request: ReaderRequest) -> ReaderName:
     return (request.dataset_key, request.job, request.shape.rank, request.worker, request.split)
+
+
+def _whole_key(key: str, known: Collection[str]) -> str:
+    """The key that begins with `key`."""
+    found = [one for one in known if key and one.startswith(key)]
+    if not found:
+        there = ", ".join(known) or "none"
+        raise DatasetNotFound(f"no open dataset has the key {key!r}; open are: {there}")
+    if len(found) > 1:
+        raise DatasetNotFound(f"{key!r} begins several keys: {', '.join(found)}")
+    return found[0]

@@ -50,6 +50,7 @@ class OpenDataset:
         self.passes = 0.0
         self.used_at = time.monotonic()
         self._chunks_made = 0
+        self._made: set[int] = set()
         self._rows_read = 0
         self._bytes_read = 0
         self._counts: dict[str, Counts] = {}
@@ -164,11 +165,35 @@ class OpenDataset:
     def made(self, chunk: int, loaded: Loaded) -> None:
         """A chunk was made, perhaps again."""
         self.failures.pop(chunk, None)
+        self._made.add(chunk)
         self._chunks_made += 1
         self._rows_read += loaded.rows_read
         self._bytes_read += loaded.bytes_read
         for column, counts in loaded.counts.items():
             self._counts[column] = _add(self._counts.get(column), counts)
+
+    def why_again(self, chunk: int, nbytes: int, memory_budget: int, spill_budget: int) -> str:
+        """Why a chunk had to be read that cannot be read any more, and what would have avoided it.
+
+        Args:
+            chunk: Its number.
+            nbytes: What the dataset takes as a whole.
+            memory_budget: The daemon's, in bytes.
+            spill_budget: The same; 0 without a spill tier.
+
+        Returns:
+            A sentence or two to append; "" where it had not been read before.
+        """
+        found = bool(self.opened.totals) and not self.chunks[chunk].open
+        if not (found or chunk in self._made):
+            return ""
+        disk = f"spill_budget={spill_budget:,}" if spill_budget else "there is no spill_dir"
+        return (
+            f". Chunk {chunk} had been read before, and was not kept: the dataset takes about "
+            f"{nbytes:,} bytes, memory_budget={memory_budget:,}, and {disk}. With a spill_dir and "
+            f"a spill_budget of {nbytes:,} bytes or more it is read once; and with "
+            'chunking="hash" its chunks can be read again'
+        )
 
     def joinable(self, *, being_read: bool, all_held: bool, max_age_s: float) -> bool:
         """Whether who asks for the same spec of a warehouse shall share it.

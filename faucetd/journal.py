@@ -116,9 +116,15 @@ class PlanJournal:
             raise
 
     def plans(
-        self, wanted: Callable[[dict[str, Any]], bool], known: Container[str] = ()
+        self,
+        wanted: Callable[[dict[str, Any]], bool],
+        known: Container[str] = (),
+        held: Callable[[str], bool] = lambda _key: False,
     ) -> Iterator[Plan]:
         """The plans whose spec is `wanted`, but for those of `known` keys.
+
+        One that the warehouse will let nobody read any more is of use as long as disk has what was
+        made by it, which `held` says of a key.
 
         Files that serve nobody any more are removed. Of the others the header alone is read, and
         that once: a plan may have many thousand lines, and whoever asks is kept waiting.
@@ -130,7 +136,7 @@ class PlanJournal:
                 continue
             if path.stem in self._specs and not wanted(self._specs[path.stem]):
                 continue
-            header = self._read_header(path)
+            header = self._read_header(path, expires=not held(path.stem))
             plan = None
             if header is not None:
                 self._specs[path.stem] = header.spec
@@ -160,7 +166,7 @@ class PlanJournal:
     def _path(self, key: str) -> Path:
         return self._folder / f"{key}{_SUFFIX}"
 
-    def _read_header(self, path: Path) -> _Header | None:
+    def _read_header(self, path: Path, *, expires: bool) -> _Header | None:
         """None if the plan is of no use any more."""
         try:
             with path.open("rb") as file:
@@ -171,7 +177,7 @@ class PlanJournal:
         facts = header.opened.warehouse
         if header.made_by != self._made_by or facts is None:
             return None
-        if time.time() > header.opened_at + facts.lifetime_s:
+        if expires and time.time() > header.opened_at + facts.lifetime_s:
             return None
         return header
 

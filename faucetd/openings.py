@@ -308,10 +308,11 @@ class Openings:
     # Leaving.
 
     def remove(self, key: str) -> None:
-        """Forgets a dataset that no reader and no lease uses."""
+        """Forgets a dataset that no reader and no lease uses, if only disk has it left."""
         self._happened(events.DatasetRemoved(key))
         self._spilling.remove_dataset(key)
-        if self._datasets.pop(key).ticket:
+        dataset = self._datasets.pop(key, None)
+        if dataset is None or dataset.ticket:
             self._journal.forget(key)
 
     def retire(self) -> None:
@@ -385,7 +386,10 @@ class Openings:
         def wanted(described: dict[str, Any]) -> bool:
             return messages.read_spec(described) == spec
 
-        for plan in self._journal.plans(wanted, known=self._datasets):
+        def held(key: str) -> bool:
+            return bool(self._scheduler.spilled(key))
+
+        for plan in self._journal.plans(wanted, self._datasets, held):
             dataset = OpenDataset(spec, plan.opened, plan.opened_at)
             added = dataset.added()
             try:

@@ -65,7 +65,7 @@ def status(address: Address, as_json: bool) -> None:
 @click.argument("key")
 @address_option
 def drop(key: str, address: Address) -> None:
-    """Forgets the dataset KEY and frees its memory.
+    """Forgets the dataset KEY, and frees its memory and its spill files.
 
     KEY may be shortened, as `faucetd status` shows it. A dataset that somebody reads is not
     dropped. Without this command, unused datasets stay until their memory is needed.

@@ -220,8 +220,9 @@ class SpillFolder:
             used_at = max(used_at, info.st_mtime)
         if not files:
             return None
-        if len(files) < len(lines):
-            _rewrite(folder / _INDEX, header, files)
+        files.sort(key=lambda file: (file.chunk, file.split))
+        # In any case: what comes after a line that was cut off would be part of it.
+        _rewrite(folder / _INDEX, header, files)
         return Leftover(folder.name, tuple(files), used_at)
 
 

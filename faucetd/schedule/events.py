@@ -57,7 +57,10 @@ class DatasetAdded:
 
 @dataclass(frozen=True)
 class DatasetRemoved:
-    """Nobody may read the dataset any more. Only sent when no reader and no lease uses it."""
+    """Nobody may read the dataset any more, nor what disk has of it.
+
+    Only sent when no reader and no lease uses it. It need not be open, if disk has some of it.
+    """
 
     dataset: str
 

@@ -86,7 +86,7 @@ def next_load(
 
 def victims(
     resident: Mapping[SegmentId, Segment], datasets: Mapping[str, Dataset], *, wanted_too: bool
-) -> Iterator[Segment]:
+) -> Iterator[tuple[Segment, bool]]:
     """The order to evict in: what costs least to have again, then wanted by nobody, then by fewest.
 
     What nobody wants costs nothing, and what is on disk little; what is in memory alone and wanted,
@@ -96,6 +96,9 @@ def victims(
         resident: All segments in memory.
         datasets: All datasets, by key.
         wanted_too: Whether a segment that somebody wants in this epoch may go.
+
+    Returns:
+        Each segment, and whether it would have to be read from the source again.
     """
     orders = [
         _victims_of(resident, dataset, split, order, wanted_too)
@@ -104,9 +107,9 @@ def victims(
         for order in dataset.evictable[split]
         if order
     ]
-    if len(orders) == 1:
-        return orders[0]
-    return heapq.merge(*orders, key=lambda segment: _keep_for(segment, datasets))
+    cheapest = heapq.merge(*orders, key=lambda segment: _keep_for(segment, datasets))
+    for segment in orders[0] if len(orders) == 1 else cheapest:
+        yield segment, _is_dear(segment, datasets)
 
 
 def _victims_of(
@@ -124,6 +127,12 @@ def _keep_for(segment: Segment, datasets: Mapping[str, Dataset]) -> tuple[bool, 
     """How much a segment is worth keeping, beside those of other splits and datasets."""
     key, chunk, split = segment.id
     dataset = datasets[key]
-    wanted, later = dataset.wanted[split][chunk], dataset.wanted_later(split)
-    dear = not segment.spilled and (wanted > 0 or later)
-    return dear, wanted, later, segment.last_used
+    later = dataset.wanted_later(split)
+    return _is_dear(segment, datasets), dataset.wanted[split][chunk], later, segment.last_used
+
+
+def _is_dear(segment: Segment, datasets: Mapping[str, Dataset]) -> bool:
+    """Whether a segment would have to be read from the source again."""
+    key, chunk, split = segment.id
+    dataset = datasets[key]
+    return not segment.spilled and (dataset.wanted[split][chunk] > 0 or dataset.wanted_later(split))

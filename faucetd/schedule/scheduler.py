@@ -132,6 +132,7 @@ class Scheduler:
         self._loads: dict[int, LoadState] = {}
         self._last: dict[int, tuple[str, int]] = {}  # by worker: the dataset and chunk it made
         self._finishing: int | None = None  # the worker that will be idle next
+        self._too_large: set[tuple[str, int]] = set()  # chunks abandoned since memory was freed
         self._next_lease = 1
         self._clock = 0
         self._recent: deque[Event] = deque(maxlen=20)
@@ -193,6 +194,8 @@ class Scheduler:
                     self._release(lease)
             case ReaderLeft():
                 self._leave(self._reader(event.reader))
+        if not isinstance(event, CreditsGiven | WorkerIdle | WorkerTaken | ExtraBytesWanted):
+            self._too_large.clear()
         self._recent.append(event)
         self._grant_all()
         self._restore_all()
@@ -225,6 +228,10 @@ class Scheduler:
         """The dataset's segments in memory, with their bytes."""
         return self._store.resident_of(dataset)
 
+    def nbytes(self, dataset: str) -> int:
+        """What all segments of the dataset take, as far as known."""
+        return sum(self._datasets[dataset].split_bytes.values())
+
     def spill(self) -> SpillView:
         """The spill budget's use, now."""
         return self._store.disk.view()
@@ -232,6 +239,10 @@ class Scheduler:
     def spilled(self, dataset: str) -> dict[SegmentId, int]:
         """The dataset's segments that are on disk, with their bytes."""
         return self._store.disk.segments(dataset)
+
+    def spilled_datasets(self) -> list[str]:
+        """The datasets that are on disk, whether somebody has opened them or not."""
+        return self._store.disk.datasets()
 
     def leases(self) -> dict[int, tuple[int, SegmentId]]:
         """All leases: the reader and the segment of each."""
@@ -248,10 +259,11 @@ class Scheduler:
         self._datasets[event.dataset] = Dataset(event.dataset, event.chunks, event.totals)
 
     def _remove_dataset(self, event: DatasetRemoved) -> None:
-        self._require(event.dataset in self._datasets, "no such dataset")
+        known = event.dataset in self._datasets or event.dataset in self._store.disk.datasets()
+        self._require(known, "no such dataset")
         self._require(not self.in_use(event.dataset), "the dataset is in use")
         self._store.remove_dataset(event.dataset)
-        del self._datasets[event.dataset]
+        self._datasets.pop(event.dataset, None)
 
     # Readers.
 
@@ -455,6 +467,7 @@ class Scheduler:
             self._out.append(AllowBytes(event.worker))
             return
         self._out.append(AbandonLoad(event.worker))
+        self._too_large.add((load.dataset, load.chunk))
         self._end_load(event.worker)
         if self._loads or self._store.will_free:
             self._back_to_missing(load)
@@ -657,16 +670,19 @@ class Scheduler:
         return Among(dataset.missing[split], on_disk, inside=False)
 
     def _not_for(self, dataset: Dataset, worker: int) -> set[int]:
-        """Open chunks that this worker must not, or had better not, load.
+        """Chunks that this worker must not, or had better not, load.
 
-        One that is being loaded, for whichever split, is about to be found out: a second load would
-        find it out twice. And one that follows what another worker has just read is left to it: its
-        connections stand where the chunk begins; anybody else would have to open them anew.
+        One that was just abandoned, since it needs more than is free, would be read and abandoned
+        again and again. An open one that is being loaded, for whichever split, is about to be found
+        out: a second load would find it out twice. And one that follows what another worker has
+        just read is left to it: its connections stand where the chunk begins; anybody else would
+        have to open them anew.
         """
+        too_large = {chunk for key, chunk in self._too_large if key == dataset.key}
         if not dataset.open:
-            return _NONE
+            return too_large
         loading = {load.chunk for load in self._loads.values() if load.dataset == dataset.key}
-        return {
+        return too_large | {
             chunk
             for chunk in dataset.open
             if chunk in loading

@@ -133,6 +133,10 @@ class SpillTier:
         if dataset in self._last_used:
             self._last_used[dataset] = clock
 
+    def datasets(self) -> list[str]:
+        """Those that have whole files."""
+        return list(self._whole)
+
     def of(self, dataset: str) -> list[SegmentId]:
         """All segments of a dataset that have a file, whole or not."""
         return [segment for segment in self._files if segment.dataset == dataset]

@@ -133,7 +133,11 @@ class Store:
             return False
         chosen: list[Segment] = []
         if short > 0 or too_many > 0:
-            for segment in policy.victims(self.resident, self._datasets, wanted_too=wanted_too):
+            for segment, dear in policy.victims(
+                self.resident, self._datasets, wanted_too=wanted_too
+            ):
+                if dear and self.disk.writing:
+                    return False  # what is being written may go soon, and costs less
                 chosen.append(segment)
                 short -= segment.nbytes
                 too_many -= 1

@@ -72,6 +72,13 @@ def test_an_allowed_root_that_is_not_there_is_refused(tmp_path: Path) -> None:
         make_settings({**defaults(), "allowed_roots": (tmp_path / "gone",)})
 
 
+def test_a_budget_for_disk_without_a_folder_there_is_refused(tmp_path: Path) -> None:
+    assert make_settings(defaults()).spill_dir is None
+    make_settings({**defaults(), "spill_dir": tmp_path, "spill_budget": GIB})
+    with pytest.raises(ConfigError, match=r"spill_budget: 1\.00 GiB .* no folder .*spill_dir"):
+        make_settings({**defaults(), "spill_budget": GIB})
+
+
 def test_a_key_file_that_is_not_there_is_refused_and_words_are_no_files(tmp_path: Path) -> None:
     key = tmp_path / "key.json"
     with pytest.raises(
@@ -154,6 +161,8 @@ def test_a_settings_file_may_have_every_key(tmp_path: Path) -> None:
         allowed_roots = ["/data", "/more/../other"]
         allowed_uids = [0, 1000]
         scratch_dir = "/scratch"
+        spill_dir = "/disk/spill"
+        spill_budget = "3GiB"
         log_level = "debug"
         """,
     )
@@ -164,6 +173,8 @@ def test_a_settings_file_may_have_every_key(tmp_path: Path) -> None:
         "allowed_roots": (Path("/data"), Path("/other")),
         "allowed_uids": (0, 1000),
         "scratch_dir": Path("/scratch"),
+        "spill_dir": Path("/disk/spill"),
+        "spill_budget": 3 * GIB,
         "log_level": "debug",
     }
 
@@ -194,6 +205,8 @@ def test_a_settings_file_may_have_every_key(tmp_path: Path) -> None:
         ("allowed_uids = [-1]", "allowed_uids: -1 is not a user's number"),
         ("listen = 'tcp://host:1'", "listen: the address 'tcp://host:1' is not a Unix socket"),
         ("scratch_dir = 3", "scratch_dir: 3 is not a text"),
+        ("spill_dir = 'spill'", "spill_dir: 'spill' is not an absolute path"),
+        ("spill_budget = 0", "spill_budget: a budget must be at least one byte"),
         ("log_level = 'loud'", "log_level: 'loud' is none of debug, info, warning, error"),
         ("workers = = 2", "is not TOML: .*line 1"),
         ("workers = 1\nworkers = 2", "is not TOML"),
@@ -218,6 +231,6 @@ def test_a_settings_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 
 
 def test_unknown_variables_are_warned_about_and_others_are_not() -> None:
-    names = ["FAUCETD_BUDGET", "FAUCETD_WORKERS", "FAUCETD_CONFIG", "FAUCET_ADDRESS", "PATH"]
+    names = ["FAUCETD_MEM_BUDGET", "FAUCETD_WORKERS", "FAUCETD_CONFIG", "FAUCET_ADDRESS", "PATH"]
     [warning] = unknown_variables(names)
-    assert "FAUCETD_BUDGET is not a setting; did you mean FAUCETD_MEMORY_BUDGET?" in warning
+    assert "FAUCETD_MEM_BUDGET is not a setting; did you mean FAUCETD_MEMORY_BUDGET?" in warning

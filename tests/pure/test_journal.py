@@ -159,3 +159,14 @@ def test_a_plan_that_can_serve_nobody_is_removed(folder: Path, journal: PlanJour
     begin(journal, "good", spec="theirs")
     assert plans(PlanJournal(folder, BigQuerySettings())) == []
     assert [path.name for path in folder.iterdir()] == ["good.plan"]
+
+
+def test_a_plan_that_the_warehouse_serves_no_more_is_kept_while_disk_has_its_chunks(
+    folder: Path, journal: PlanJournal
+) -> None:
+    begin(journal, "old", age_s=LIFETIME_S + 1)
+    assert journal.has("old")
+    (plan,) = journal.plans(lambda _: True, held={"old"}.__contains__)
+    assert plan.opened.key == "old"
+    assert list(journal.plans(lambda _: True)) == []
+    assert not journal.has("old")

@@ -151,6 +151,31 @@ def test_the_reason_of_a_failed_dataset_is_shown() -> None:
     assert "3fa2b81c55aa failed: chunk 3 killed three workers" in list(status_lines(status))
 
 
+def test_what_is_on_disk_and_what_went_wrong_there_is_shown() -> None:
+    assert not [line for line in status_lines(STATUS) if "disk" in line or "ALERT" in line]
+    dataset = dataclasses.replace(
+        DATASET, chunks_spilled=12, spilled_bytes=2**20, chunks_restored=34
+    )
+    status = dataclasses.replace(
+        STATUS,
+        datasets=(dataset,),
+        spill_budget_bytes=2**30,
+        spill_used_bytes=2**21,
+        alerts=("a file is broken",),
+    )
+    lines = list(status_lines(status))
+    assert "disk     2.00 MiB of 1.00 GiB" in lines
+    assert "ALERT    a file is broken" in lines
+    assert (
+        "3fa2b81c55aa on disk: 12 chunks, 1.00 MiB; 34 came back from there instead of from the "
+        "source"
+    ) in lines
+    shown = status_as_dict(status)
+    assert (shown["spill_budget_bytes"], shown["spill_used_bytes"]) == (2**30, 2**21)
+    assert list(shown["alerts"]) == ["a file is broken"]
+    assert shown["datasets"][0]["chunks_restored"] == 34
+
+
 def test_an_idle_daemon_says_so() -> None:
     assert list(status_lines(EMPTY))[-1] == "No dataset is open."
     assert list(status_lines(dataclasses.replace(STATUS, readers=())))[-1] == "Nobody reads."

@@ -55,6 +55,9 @@ DATASET = DatasetStatus(
     cost=COST,
     notes=("one", "two"),
     finding_chunks=True,
+    chunks_spilled=15,
+    spilled_bytes=2**38 + 1,
+    chunks_restored=2**33,
 )
 READER = ReaderStatus(
     job="sweep-1",
@@ -79,6 +82,9 @@ FULL = Status(
     workers=(WorkerStatus(43, "idle"), WorkerStatus(44, "loading")),
     datasets=(DATASET,),
     readers=(READER,),
+    spill_budget_bytes=2**45,
+    spill_used_bytes=2**44,
+    alerts=("the disk is full", "a file is broken"),
 )
 
 

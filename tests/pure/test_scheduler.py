@@ -374,7 +374,7 @@ def test_more_bytes_for_an_open_chunk_teach_nothing_about_the_others() -> None:
 
 
 class Histories(RuleBasedStateMachine):
-    """Random histories: joins, leaves, crashes, slow and dying workers, hoarding, stopped readers."""
+    """Random histories of joins, leaves, crashes, stops, hoarding, slow and dying workers."""
 
     @initialize(
         budget=st.integers(3, 30),

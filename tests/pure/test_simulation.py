@@ -11,7 +11,7 @@ from benchmarks.simulation.machine import CHUNK_BYTES, Decides, Machine, Run
 from benchmarks.simulation.measure import OURS, POLICIES, cost_of_a_slow_reader, make_scheduler
 from benchmarks.simulation.rivals import CircularScan, OwnOrders
 from benchmarks.simulation.workload import Job, Workload, random_jobs
-from faucetd.schedule import orders, scheduler
+from faucetd.schedule import orders, policy
 from faucetd.schedule.events import Event
 from faucetd.schedule.instructions import Grant, Instruction
 from faucetd.schedule.scheduler import Scheduler
@@ -105,8 +105,8 @@ def test_nobody_reads_less_than_the_bound_and_every_reader_has_each_chunk_once_a
     chunks: int, readers: int, epochs: int, spread: float, capacity: int, workers: int, seed: int
 ) -> None:
     jobs = random_jobs(chunks, readers, epochs, spread, seed)
-    for policy in POLICIES:
-        run = simulate(make_scheduler(policy, capacity), chunks, *jobs, workers=workers)
+    for name in POLICIES:
+        run = simulate(make_scheduler(name, capacity), chunks, *jobs, workers=workers)
         assert run.loads >= max(bound(run, capacity), chunks)
         assert run.peak_chunks <= capacity
         for reading in run.readings:
@@ -133,9 +133,9 @@ def test_a_policy_that_takes_what_comes_is_seen(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_policy_that_evicts_what_most_want_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    victims = scheduler.policy.victims
+    victims = policy.victims
     monkeypatch.setattr(
-        scheduler.policy,
+        policy,
         "victims",
         lambda *args, wanted_too: reversed(list(victims(*args, wanted_too=wanted_too))),
     )

@@ -295,6 +295,26 @@ def test_there_are_never_more_segments_than_there_may_be_descriptors() -> None:
     assert [g.segment.chunk for g in world.grants if g.reader == 1] == list(range(40))
 
 
+def test_what_a_stopped_reader_wants_makes_room_for_its_peers() -> None:
+    world = World(7 * SIZE, chunks(12, evals=0))
+    world.join(1, credits=0)  # it takes nothing, and wants all that is there
+    world.join(2, credits=99)
+    for _ in range(12):
+        if world.loads:
+            world.finish_load(0)
+        mine = [n for n, (reader, _) in world.scheduler.leases().items() if reader == 2]
+        if mine:
+            world.send(LeasesReleased(tuple(mine)))
+    assert sorted(g.segment.chunk for g in world.grants if g.reader == 2) == list(range(12))
+    assert not [g for g in world.grants if g.reader == 1]
+    world.send(CreditsGiven(1, 99))
+    while world.loads or world.scheduler.leases():
+        if world.loads:
+            world.finish_load(0)
+        world.send(LeasesReleased(tuple(world.scheduler.leases())))
+    assert sorted(g.segment.chunk for g in world.grants if g.reader == 1) == list(range(12))
+
+
 def test_open_chunks_are_found_one_by_one_and_every_reader_gets_each_row_once() -> None:
     lanes = [lane(0, (7, 2), (6, 1), (3, 0)), lane(1, (5, 5), (0, 0))]
     world = World(10_000, lanes=lanes, workers=2)

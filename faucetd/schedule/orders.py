@@ -38,15 +38,19 @@ class LoadOrder:
 
     def __init__(self) -> None:
         self._heap: list[tuple[int, int, int]] = []  # had, rank, chunk
+        self._listed: set[int] = set()  # the chunks that have an entry, of whatever time
 
     def begin(self, entries: Iterable[tuple[int, int, int]]) -> None:
         """Begins anew with these: had, rank and number of each chunk."""
         self._heap = list(entries)
         heapq.heapify(self._heap)
+        self._listed = {chunk for *_, chunk in self._heap}
 
     def add(self, had: int, rank: int, chunk: int) -> None:
         """The chunk has become absent."""
-        heapq.heappush(self._heap, (had, rank, chunk))
+        if chunk not in self._listed:
+            self._listed.add(chunk)
+            heapq.heappush(self._heap, (had, rank, chunk))
 
     def first(
         self, absent: Container[int], pending: Container[int], had: Had, but: Collection[int]
@@ -59,6 +63,7 @@ class LoadOrder:
             was, rank, chunk = heap[0]
             if chunk not in absent or chunk not in pending:
                 heapq.heappop(heap)
+                self._listed.discard(chunk)
             elif (now := had(chunk)) != was:
                 heapq.heapreplace(heap, (now, rank, chunk))
             elif chunk in but:

@@ -2,9 +2,10 @@
 
 The scheduler knows what every reader still wants, so it needs no guess about the future
 (cooperative scans, Zukowski et al., VLDB 2007; predictive buffer management, Świtakowski et al.,
-VLDB 2012): a reader takes resident chunks that it has not had; the chunk that most readers want is
-loaded next, the one that has waited longest first where somebody has nothing to do; what is wanted
-last is evicted first.
+VLDB 2012): a reader takes resident chunks that it has not had, first those that the fewest others
+still want; the chunk that most readers want is loaded next, for whoever has waited longest where
+somebody has nothing to do; what fewest want is evicted first. So what is in memory is used up
+before it must go, and what is read is read for many: docs/sharing.md has figures.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ def next_grant(
     reader: Reader, dataset: Dataset, resident: Mapping[SegmentId, Segment]
 ) -> Segment | None:
     """The resident segment that the reader should have now, if there is one.
+
+    It is what fewest others want, or nearly so.
 
     While a chunk is open, nobody is given the last rows of an epoch: a trainer that has all that
     were counted would end, and nobody would notice that the source has more.

@@ -460,6 +460,7 @@ class Scheduler:
             for split in load.splits:
                 nbytes = total * rows[split] // sum(rows.values())
                 dataset.learn_bytes(load.chunk, split, nbytes)
+            self._stirred.update(dataset.readers)  # larger segments, larger promises
             self._keep_promises()
         if self._store.make_room(event.nbytes, len(self._loads), wanted_too=True):
             load.reserved_bytes = total

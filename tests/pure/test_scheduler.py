@@ -365,6 +365,26 @@ def test_there_are_never_more_segments_than_there_may_be_descriptors() -> None:
     assert [g.segment.chunk for g in world.grants if g.reader == 1] == list(range(40))
 
 
+def test_what_a_stopped_reader_wants_makes_room_for_its_peers() -> None:
+    world = World(7 * SIZE, chunks(12, evals=0))
+    world.join(1, credits=0)  # it takes nothing, and wants all that is there
+    world.join(2, credits=99)
+    for _ in range(12):
+        if world.loads:
+            world.finish_load(0)
+        mine = [n for n, (reader, _) in world.scheduler.leases().items() if reader == 2]
+        if mine:
+            world.send(LeasesReleased(tuple(mine)))
+    assert sorted(g.segment.chunk for g in world.grants if g.reader == 2) == list(range(12))
+    assert not [g for g in world.grants if g.reader == 1]
+    world.send(CreditsGiven(1, 99))
+    while world.loads or world.scheduler.leases():
+        if world.loads:
+            world.finish_load(0)
+        world.send(LeasesReleased(tuple(world.scheduler.leases())))
+    assert sorted(g.segment.chunk for g in world.grants if g.reader == 1) == list(range(12))
+
+
 def test_open_chunks_are_found_one_by_one_and_every_reader_gets_each_row_once() -> None:
     lanes = [lane(0, (7, 2), (6, 1), (3, 0)), lane(1, (5, 5), (0, 0))]
     world = World(10_000, lanes=lanes, workers=2)
@@ -446,7 +466,7 @@ def test_more_bytes_for_an_open_chunk_teach_nothing_about_the_others() -> None:
 
 
 class Histories(RuleBasedStateMachine):
-    """Random histories of joins, leaves, slow and dying workers, hoarding and stopping readers."""
+    """Random histories of joins, leaves, crashes, stops, hoarding, slow and dying workers."""
 
     @initialize(
         budget=st.integers(3, 30),
@@ -481,6 +501,7 @@ class Histories(RuleBasedStateMachine):
             self.world = World(budget * SIZE, chunks(number, train=train, evals=evals), **options)
         self.joined: dict[int, ReaderJoined] = {}
         self.gone: set[int] = set()
+        self.stopped: set[int] = set()
         self.advanced: set[tuple[int, int]] = set()
         self.released: set[int] = set()
         self.next_worker = workers
@@ -542,10 +563,34 @@ class Histories(RuleBasedStateMachine):
     def _readers(self) -> list[int]:
         return [r for r in self.world.admitted if r not in self.gone and r not in self.world.failed]
 
-    @precondition(lambda self: self._readers())
+    def _running(self) -> list[int]:
+        return [reader for reader in self._readers() if reader not in self.stopped]
+
+    @precondition(lambda self: self._running())
     @rule(data=st.data(), grants=st.integers(1, 3))
     def give_credits(self, data: st.DataObject, grants: int) -> None:
-        self.world.send(CreditsGiven(data.draw(st.sampled_from(self._readers())), grants))
+        self.world.send(CreditsGiven(data.draw(st.sampled_from(self._running())), grants))
+
+    @precondition(lambda self: self._running())
+    @rule(data=st.data())
+    def stop(self, data: st.DataObject) -> None:
+        """A stopped process keeps what it holds, and is granted what it has asked for before."""
+        self.stopped.add(data.draw(st.sampled_from(self._running())))
+
+    @precondition(lambda self: self.stopped)
+    @rule(data=st.data())
+    def go_on(self, data: st.DataObject) -> None:
+        self.stopped.remove(data.draw(st.sampled_from(sorted(self.stopped))))
+
+    @precondition(lambda self: self._readers())
+    @rule(data=st.data())
+    def crash(self, data: st.DataObject) -> None:
+        """A process that dies takes its leases with it; one that leaves may keep tensors."""
+        reader = data.draw(st.sampled_from(self._readers()))
+        self.gone.add(reader)
+        self.world.send(ReaderLeft(reader))
+        if held := [n for n, (who, _) in self.world.scheduler.leases().items() if who == reader]:
+            self.world.send(LeasesReleased(tuple(held)))
 
     @precondition(lambda self: self._readers())
     @rule(data=st.data())
@@ -564,10 +609,14 @@ class Histories(RuleBasedStateMachine):
         self.advanced |= {(reader, skipped) for skipped in range(now, epoch)}
         self.world.send(EpochAdvanced(reader, epoch))
 
-    @precondition(lambda self: self.world.scheduler.leases())
+    def _droppable(self) -> list[int]:
+        leases = self.world.scheduler.leases()
+        return [number for number, (reader, _) in leases.items() if reader not in self.stopped]
+
+    @precondition(lambda self: self._droppable())
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
-        held = sorted(self.world.scheduler.leases())
+        held = self._droppable()
         some = data.draw(st.lists(st.sampled_from(held), min_size=1, unique=True))
         self.world.send(LeasesReleased(tuple(some)))
 
@@ -671,25 +720,45 @@ class Histories(RuleBasedStateMachine):
             assert epochs == sorted(epochs)
 
     def teardown(self) -> None:
-        """From wherever it stands, every reader that is still there gets all of its rows."""
+        """From wherever it stands, every reader that is still there gets all of its rows.
+
+        Those that are stopped hold up nobody, and get theirs when they go on.
+        """
         if not hasattr(self, "world"):
             return
+        self._let_finish()
+        self.stopped.clear()
+        self._let_finish()
+        self._check_and_clear_away()
+
+    def _let_finish(self) -> None:
         world, scheduler = self.world, self.world.scheduler
-        for _ in range(10_000):
-            waiting = [r for r in self._readers() if self._has_rows_to_come(r)]
-            if not waiting:
-                break
+        under_way, granted, found = len(world.loads), len(world.grants), len(world.order)
+        known = len(scheduler.resident("d"))
+        loaded = 0
+        while waiting := [r for r in self._running() if self._has_rows_to_come(r)]:
             before = len(world.grants)
             for reader in waiting:
                 world.send(CreditsGiven(reader, 1))
             # Readers drop all but the segment that their last batch pins.
             last = {g.reader: g.lease for g in world.grants}
-            done = [lease for lease in scheduler.leases() if lease not in last.values()]
+            done = [lease for lease in self._droppable() if lease not in last.values()]
             if done:
                 world.send(LeasesReleased(tuple(done)))
-            if not world.finish_one() and len(world.grants) == before and not done:
-                still = [r for r in self._readers() if self._has_rows_to_come(r)]
+            if world.loads:
+                resident = len(scheduler.resident("d"))
+                world.finish_load(min(world.loads))
+                loaded += len(scheduler.resident("d")) > resident
+            elif not world.finish_one() and len(world.grants) == before and not done:
+                still = [r for r in self._running() if self._has_rows_to_come(r)]
                 assert not still, f"readers {still} can never go on"
+            # Whoever waits is granted what was loaded for it. Only what was loaded ahead can have
+            # been in vain, and each of that made room for a load that was not.
+            progress = len(world.grants) - granted + len(world.order) - found
+            assert loaded <= 2 * progress + under_way + known + 1, "loads that lead nowhere"
+
+    def _check_and_clear_away(self) -> None:
+        world, scheduler = self.world, self.world.scheduler
         for reader in self._readers():
             self._check_exact(reader)
         for reader in self._readers():

@@ -262,7 +262,12 @@ class ChunkPreparer:
         shape = (len(index), *staged.shape[1:])
         if out.shape != shape or out.dtype != staged.dtype:  # torch would silently write elsewhere
             raise ValueError(f"{out.dtype} {out.shape} was given for {staged.dtype} {shape}")
-        if staged.ndim == 1 and _HOT_FROM * len(index) >= len(staged):
+        if staged.ndim == 2:
+            # Of whole rows faster than torch, up to 3 times where they are narrow. "clip", since
+            # "raise" writes into a buffer first; no index is out of bounds.
+            np.take(staged, index.numpy(), axis=0, out=out, mode="clip")
+            return
+        if _HOT_FROM * len(index) >= len(staged):
             hot = self._hot[: staged.nbytes].view(staged.dtype)
             np.copyto(hot, staged)
             staged = hot

@@ -113,12 +113,13 @@ def run(rows: int, repeats: int) -> None:
     }.items():
         in_bytes = sum(column.nbytes for column in table.columns) / table.num_rows
         out_bytes = 4 * spec.width + 8 * len(spec.id_names)
-        shares, in_order, rates = [], [], []
+        shares, in_order, rates, copies = [], [], [], []
         both = {kind: prepare(table, spec, permuted=kind) for kind in (True, False)}
         for once in both.values():
             once()
         for _ in range(repeats):
-            bound = stream_bytes_a_second() / (in_bytes + out_bytes)
+            copies.append(stream_bytes_a_second())
+            bound = copies[-1] / (in_bytes + out_bytes)
             seconds = {}
             for kind, once in both.items():
                 began = time.perf_counter()
@@ -129,7 +130,8 @@ def run(rows: int, repeats: int) -> None:
             in_order.append(seconds[True] / seconds[False])
         click.echo(
             f"{name}: {statistics.median(rates) / 1e6:.2f} M rows/s, {in_bytes:.0f} bytes in and "
-            f"{out_bytes} out; {_spread(shares)} of the memory's bound; "
+            f"{out_bytes} out; {_spread(shares)} of the memory's bound "
+            f"({statistics.median(copies) / 1e9:.0f} GB/s, read and written by a copy); "
             f"permuted / in order {_spread(in_order)}"
         )
 

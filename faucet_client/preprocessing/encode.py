@@ -33,7 +33,7 @@ from faucet_client.preprocessing.columns import (
     texts,
     vectors,
 )
-from faucet_client.preprocessing.hashing import hashes_of_integers, hashes_of_texts
+from faucet_client.preprocessing.hashing import hashes_of_texts, put_buckets
 from faucet_client.preprocessing.lists import lists_of
 from faucet_client.preprocessing.objects import of_objects
 from faucet_client.preprocessing.spec import Feature, PreprocessingSpec
@@ -289,7 +289,8 @@ class _Lookup:
         transform = self._transform
         values, there = integers(self._name, column)
         if isinstance(transform, Hashed):
-            ids = (hashes_of_integers(values) % np.uint64(transform.buckets)).astype(np.int64) + 1
+            ids = np.empty(len(values), np.int64)
+            put_buckets(values, transform.buckets, ids, np.empty(len(values), np.uint64))
         elif transform.of_text and there.any():
             raise self._mismatch("numbers")
         elif len(self._sorted):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +36,42 @@ def mixed(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
     G. L. Steele, D. Lea and C. H. Flood, "Fast splittable pseudorandom number generators", OOPSLA
     2014, figure 18; the increment before it is the one for a stream's first number.
     """
-    with np.errstate(over="ignore"):
-        z = keys + np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
+    z = keys + _INCREMENT
+    _finish(z, np.empty_like(z))
+    return z
+
+
+def put_buckets(
+    values: NDArray[Any], buckets: int, out: NDArray[np.int64], scratch: NDArray[np.uint64]
+) -> None:
+    """`out = 1 + hashes_of_integers(values) % buckets`, without memory of its own.
+
+    Args:
+        values: [n], of any integer dtype but uint64.
+        buckets: From 1 to 2^31 - 1.
+        out: int64 [n], contiguous; may be `values`.
+        scratch: uint64 [n]; what it has before and after does not matter.
+    """
+    np.add(values, _INCREMENT.view(np.int64), out=out)
+    z = out.view(np.uint64)
+    _finish(z, scratch)
+    # numpy's `%` divides number by number; its `//` by one number is vectorized: 4 times faster.
+    np.floor_divide(z, np.uint64(buckets), out=scratch)
+    scratch *= np.uint64(buckets)
+    z -= scratch
+    z += np.uint64(1)
+
+
+_INCREMENT = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _finish(z: NDArray[np.uint64], scratch: NDArray[np.uint64]) -> None:
+    """The finalizer after its increment, in place; `scratch` is as large as `z`."""
+    np.right_shift(z, np.uint64(30), out=scratch)
+    z ^= scratch
+    z *= np.uint64(0xBF58476D1CE4E5B9)
+    np.right_shift(z, np.uint64(27), out=scratch)
+    z ^= scratch
+    z *= np.uint64(0x94D049BB133111EB)
+    np.right_shift(z, np.uint64(31), out=scratch)
+    z ^= scratch

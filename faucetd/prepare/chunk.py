@@ -42,6 +42,11 @@ from faucetd.prepare.values import fill_float32, fill_passthrough, null_mask, ow
 DROP = -1
 """The split code of a row that belongs to no split; 0 is train, 1 is eval, as in `SPLITS`."""
 
+_LARGEST_VALUE_NBYTES = 8
+
+_HOT_FROM = 5
+"""A column is first copied into the cache if one in so many of its rows, or more, is gathered."""
+
 
 @dataclass(frozen=True)
 class Appendix:
@@ -89,6 +94,7 @@ class ChunkPreparer:
         self._kept = list(columns.kept_columns)
         self._capacity_rows = -1  # nothing is allocated yet, not even for no rows
         self._codes = np.empty(0, np.int8)
+        self._hot = np.empty(0, np.uint8)
         self._matrix = self._empty_matrix(0)
         self._staged: dict[ColumnKey, NDArray[Any]] = {}
         self._valid: dict[ColumnKey, NDArray[np.uint8]] = {}
@@ -209,7 +215,7 @@ class ChunkPreparer:
         if self._matrix.shape[1]:
             staged[Role.FEATURES, "features"] = self._matrix
         for key, values in staged.items():
-            _gather(values[: self._extent], index, arrays[key])
+            self._gather(values[: self._extent], index, arrays[key])
         return Appendix(variable=self._gathered_variable(index), valid=self._gathered_valid(index))
 
     def counts(self) -> dict[str, ColumnCounts]:
@@ -251,6 +257,22 @@ class ChunkPreparer:
             valid[:] = 1
         np.logical_not(nulls, out=valid[start:stop], casting="unsafe")
 
+    def _gather(self, staged: NDArray[Any], index: torch.Tensor, out: NDArray[Any]) -> None:
+        """`out[i] = staged[index[i]]`, in place."""
+        shape = (len(index), *staged.shape[1:])
+        if out.shape != shape or out.dtype != staged.dtype:  # torch would silently write elsewhere
+            raise ValueError(f"{out.dtype} {out.shape} was given for {staged.dtype} {shape}")
+        if staged.ndim == 2:
+            # Of whole rows faster than torch, up to 3 times where they are narrow. "clip", since
+            # "raise" writes into a buffer first; no index is out of bounds.
+            np.take(staged, index.numpy(), axis=0, out=out, mode="clip")
+            return
+        if _HOT_FROM * len(index) >= len(staged):
+            hot = self._hot[: staged.nbytes].view(staged.dtype)
+            np.copyto(hot, staged)
+            staged = hot
+        torch.index_select(torch.from_numpy(staged), 0, index, out=torch.from_numpy(out))
+
     def _gathered_variable(self, index: torch.Tensor) -> dict[ColumnKey, pa.Array[Any]]:
         found = {}
         rows = index.numpy()
@@ -276,6 +298,7 @@ class ChunkPreparer:
             return
         self._capacity_rows = rows
         self._codes = np.empty(rows, np.int8)
+        self._hot = np.empty(rows * _LARGEST_VALUE_NBYTES, np.uint8)
         self._matrix = self._empty_matrix(rows)
         self._valid = {}
         self._staged = {
@@ -295,11 +318,3 @@ class ChunkPreparer:
             f"chunk {number} was planned with {train} train and {evaluation} eval rows, but the "
             f"source now has {found}: it changed since the dataset was opened. Open it again"
         )
-
-
-def _gather(staged: NDArray[Any], index: torch.Tensor, out: NDArray[Any]) -> None:
-    """`out[i] = staged[index[i]]`, in place."""
-    shape = (len(index), *staged.shape[1:])
-    if out.shape != shape or out.dtype != staged.dtype:  # torch would silently write elsewhere
-        raise ValueError(f"{out.dtype} {out.shape} was given for {staged.dtype} {shape}")
-    torch.index_select(torch.from_numpy(staged), 0, index, out=torch.from_numpy(out))

@@ -2,17 +2,18 @@
 
 Invariant: a row's bytes are those that a model server gets for that row alone, out of
 `faucet_client.preprocessing.encode` and the spec's exported module, whatever batch and tile it came
-in. So what is served is what was trained on. Plain numbers, which most columns are, take a shorter
-way to the same bytes; a test compares them.
+in. So what is served is what was trained on. What most columns are, numbers to be standardized and
+whole numbers to be hashed, takes shorter ways to the same bytes (`standardized.py`, `hashed.py`);
+a test compares them.
 
-A tile of rows goes through at a time: gathered column by column into a buffer that stays in the
-cache, computed there, each column contiguous, and written into the matrix.
+Of all else, a tile of rows goes through at a time: gathered column by column into a buffer that
+stays in the cache, computed there, each column contiguous, and written into the matrix.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -21,10 +22,18 @@ from numpy.typing import NDArray
 
 from faucet_client.preprocessing.encode import Encoder, PolicyCounts
 from faucet_client.preprocessing.spec import Feature, PreprocessingSpec
-from faucet_client.preprocessing.transforms import Categorical, Hashed, Timestamp, Vector
+from faucet_client.preprocessing.transforms import (
+    Categorical,
+    Continuous,
+    Hashed,
+    Timestamp,
+    Vector,
+)
 from faucetd.prepare.columns import SourceColumn
 from faucetd.prepare.counts import ColumnCounts, Tally
+from faucetd.prepare.hashed import HashedColumn, HashedNumbers, is_hashed_number
 from faucetd.prepare.raw import raw_column
+from faucetd.prepare.standardized import Standardized, standardized_names
 from faucetd.prepare.values import null_mask, numbers
 
 _TILE_ROWS = 16_384
@@ -56,6 +65,66 @@ class FittedFeatures:
 
     def __init__(self, features: Sequence[SourceColumn], spec: PreprocessingSpec) -> None:
         self._sources = {feature.name: feature.source for feature in features}
+        types = {feature.name: feature.type for feature in features}
+        standardized = [spec.feature(name) for name in standardized_names(spec)]
+        self._standardized = Standardized(
+            [self._sources[feature.name] for feature in standardized],
+            [cast(Continuous, feature.transform) for feature in standardized],
+            spec.outputs_of(standardized[0].name).start if standardized else 0,
+        )
+        hashed = [f for f in spec.features if is_hashed_number(f, types[f.name])]
+        self._hashed = HashedNumbers(
+            [
+                HashedColumn(self._sources[f.name], f.name, cast(Hashed, f.transform).buckets)
+                for f in hashed
+            ]
+        )
+        done = {feature.name for feature in (*standardized, *hashed)}
+        self._others: _Others | None = None
+        if len(done) < len(spec.features):
+            firsts = [spec.outputs_of(name).start for name in _first_names(spec.exclude(done))]
+            self._others = _Others(self._sources, spec.exclude(done), firsts)
+
+    def apply(
+        self,
+        batch: pa.RecordBatch,
+        matrix: NDArray[np.float32],
+        ids: Mapping[str, NDArray[np.int64]],
+        ragged: Mapping[str, list[pa.Array[Any]]],
+        tally: Tally,
+    ) -> None:
+        """Writes what becomes of `batch`.
+
+        Args:
+            batch: At least the features' columns, by their dotted paths.
+            matrix: float32 [rows, spec.width], contiguous.
+            ids: int64 [rows] for each of `spec.id_names`, contiguous.
+            ragged: For each of `spec.ragged_names`, what the rows' lists of ids are appended to.
+            tally: Gets what the policies changed, by source column; the caller counts nulls.
+
+        Raises:
+            ColumnError: a column's values are not what the spec takes them for.
+        """
+        self._standardized.apply(batch, matrix, tally)
+        self._hashed.apply(batch, ids)
+        if self._others is not None:
+            self._others.apply(batch, matrix, _Ids(ids, ragged), tally)
+
+
+class _Others:
+    """What has no way of its own: by the encoder, or as plain numbers, through the module.
+
+    Args:
+        sources: The source column of each feature.
+        spec: What becomes of these features.
+        firsts: Where the outputs of each type begin in the matrix, in the order of the spec.
+    """
+
+    def __init__(
+        self, sources: Mapping[str, str], spec: PreprocessingSpec, firsts: Sequence[int]
+    ) -> None:
+        self._sources = sources
+        self._firsts = tuple(firsts)
         self._module = spec.preprocessor() if spec.width else None
         self._width = len(spec.input_names)
         places = {name: place for place, name in enumerate(spec.input_names)}
@@ -73,25 +142,9 @@ class FittedFeatures:
         self._present = np.empty(self._tile_rows * self._width, np.bool_)
 
     def apply(
-        self,
-        batch: pa.RecordBatch,
-        matrix: NDArray[np.float32],
-        ids: Mapping[str, NDArray[np.int64]],
-        ragged: Mapping[str, list[pa.Array[Any]]],
-        tally: Tally,
+        self, batch: pa.RecordBatch, matrix: NDArray[np.float32], ids: _Ids, tally: Tally
     ) -> None:
-        """Writes what becomes of `batch`.
-
-        Args:
-            batch: At least the features' columns, by their dotted paths.
-            matrix: float32 [rows, spec.width], contiguous.
-            ids: int64 [rows] for each of `spec.id_names`.
-            ragged: For each of `spec.ragged_names`, what the rows' lists of ids are appended to.
-            tally: Gets what the policies changed, by source column; the caller counts nulls.
-
-        Raises:
-            ColumnError: a column's values are not what the spec takes them for.
-        """
+        """As of `FittedFeatures`."""
         columns = []
         for path, _ in self._plain:
             array = batch.column(path)
@@ -109,8 +162,10 @@ class FittedFeatures:
                 self._count_plain(columns, start, stop, values, tally)
                 if self._encoder is not None:
                     tile = batch.slice(start, stop - start)
-                    of_tile = {name: each[start:stop] for name, each in ids.items()}
-                    self._encode(self._encoder, tile, values, present, _Ids(of_tile, ragged), tally)
+                    of_tile = {name: each[start:stop] for name, each in ids.single.items()}
+                    self._encode(
+                        self._encoder, tile, values, present, _Ids(of_tile, ids.ragged), tally
+                    )
                 if self._module is not None:
                     self._compute(self._module, values, present, target[start:stop])
 
@@ -178,11 +233,9 @@ class FittedFeatures:
         target: torch.Tensor,
     ) -> None:
         """Writes a tile's rows of the matrix, the outputs of each type in one go."""
-        first = 0
-        for part in module.outputs(torch.from_numpy(values).t(), torch.from_numpy(present).t()):
-            width = part.shape[1]
-            target[:, first : first + width] = part
-            first += width
+        parts = module.outputs(torch.from_numpy(values).t(), torch.from_numpy(present).t())
+        for first, part in zip(self._firsts, parts, strict=True):
+            target[:, first : first + part.shape[1]] = part
 
 
 def id_lists(offsets: NDArray[np.int64], values: NDArray[np.int64]) -> pa.Array[Any]:
@@ -197,6 +250,14 @@ def id_lists(offsets: NDArray[np.int64], values: NDArray[np.int64]) -> pa.Array[
     return pa.Array.from_buffers(
         kind, len(offsets) - 1, buffers, null_count=0, children=[pa.array(values)]
     )
+
+
+def _first_names(spec: PreprocessingSpec) -> list[str]:
+    """The first dense feature of each type, in the order of the spec."""
+    first: dict[str, str] = {}
+    for feature in spec.dense_features:
+        first.setdefault(feature.transform.type, feature.name)
+    return list(first.values())
 
 
 def _is_plain(feature: Feature) -> bool:

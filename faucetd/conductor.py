@@ -32,6 +32,7 @@ from faucet_client.status import (
 )
 from faucetd.config import Settings
 from faucetd.dataset import OpenDataset
+from faucetd.dealt import DealtFolders
 from faucetd.errors import (
     AccessDenied,
     BudgetError,
@@ -130,7 +131,9 @@ class _Reader:
 class Conductor:
     """Implements serve.backend.Backend and worker.pool.PoolListener."""
 
-    def __init__(self, settings: Settings, scratch_dir: Path, journal: PlanJournal) -> None:
+    def __init__(
+        self, settings: Settings, scratch_dir: Path, journal: PlanJournal, dealt: DealtFolders
+    ) -> None:
         self._settings = settings
         self._journal = journal
         self._access = messages.Access(
@@ -138,6 +141,9 @@ class Conductor:
             str(scratch_dir),
             settings.bigquery,
             specs_dir=str(settings.scratch_dir / "specs"),
+            dealt_dir=str(dealt.folder),
+            dealt_budget=dealt.budget_bytes,
+            dealt_since=dealt.since,
         )
         self._scheduler = Scheduler(settings.memory_budget, _most_segments())
         self._pool: WorkerPool | None = None
@@ -164,6 +170,7 @@ class Conductor:
             self._scheduler,
             self.happened,
             self._is_read,
+            dealt,
         )
 
     def wire(
@@ -257,6 +264,7 @@ class Conductor:
                 splits=load.splits,
                 reserved_bytes=load.reserved_bytes,
                 preprocessing=dataset.opened.preprocessing,
+                dealt=dataset.dealt,
             ),
         )
 

@@ -75,6 +75,8 @@ class Settings:
         scratch_dir: Folder for what the daemon keeps on disk: results of views and queries.
         log_level: The least severe messages that are logged.
         bigquery: How to reach BigQuery.
+        dealt_budget: Bytes of scratch_dir that rows dealt to chunks by hash may take; None for half
+            of what is free there.
     """
 
     listen: Address
@@ -85,6 +87,7 @@ class Settings:
     scratch_dir: Path
     log_level: LogLevel
     bigquery: BigQuerySettings
+    dealt_budget: int | None = None
 
 
 @dataclass(frozen=True)
@@ -389,6 +392,14 @@ SETTINGS: tuple[Setting, ...] = (
         help="Folder on disk for results of views and queries; made if it is missing.",
     ),
     Setting(
+        name="dealt_budget",
+        parse=_parse_bytes,
+        default=lambda: None,
+        default_text="half of what is free in scratch_dir when the daemon starts",
+        metavar="SIZE",
+        help='Disk in scratch_dir for the rows of files with chunking="hash", such as 100GiB.',
+    ),
+    Setting(
         name="log_level",
         parse=_parse_log_level,
         default=lambda: "info",
@@ -563,6 +574,7 @@ def make_settings(values: Mapping[str, Any]) -> Settings:
         allowed_roots=tuple(values["allowed_roots"]),
         allowed_uids=frozenset(values["allowed_uids"]),
         scratch_dir=values["scratch_dir"],
+        dealt_budget=values["dealt_budget"],
         log_level=values["log_level"],
         bigquery=BigQuerySettings(
             **{

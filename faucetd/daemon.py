@@ -27,6 +27,7 @@ from faucet_client._version import __version__
 from faucet_client.address import Address
 from faucetd.conductor import Conductor
 from faucetd.config import Settings
+from faucetd.dealt import DealtFolders
 from faucetd.errors import ConfigError, LockHeld
 from faucetd.journal import PlanJournal
 from faucetd.serve.handoff import HandoffServer
@@ -67,7 +68,10 @@ async def _serve(settings: Settings, scratch_dir: Path) -> None:
     plans = PlanJournal(
         settings.scratch_dir / f"plans-{_address_name(settings)}", settings.bigquery
     )
-    conductor = Conductor(settings, scratch_dir, plans)
+    dealt_dir = settings.scratch_dir / f"dealt-{_address_name(settings)}"
+    conductor = Conductor(
+        settings, scratch_dir, plans, DealtFolders(dealt_dir, settings.dealt_budget)
+    )
     handoff = HandoffServer(
         _listen(settings.listen.handoff_path, settings),
         sessions,

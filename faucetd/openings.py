@@ -18,6 +18,7 @@ from typing import Any
 from faucet_client.spec import SPLITS, BigQuerySource, DatasetSpec
 from faucetd.config import Settings
 from faucetd.dataset import OpenDataset, rows_of
+from faucetd.dealt import DealtFolders
 from faucetd.errors import (
     BudgetError,
     ChunkFailed,
@@ -164,6 +165,7 @@ class Openings:
         scheduler: Is asked what is in memory and in use.
         happened: Tells the scheduler.
         is_read: Whether a live reader reads the dataset of a key.
+        dealt: The folders of dealt rows.
     """
 
     def __init__(
@@ -176,6 +178,7 @@ class Openings:
         scheduler: Scheduler,
         happened: Callable[[events.Event], None],
         is_read: Callable[[str], bool],
+        dealt: DealtFolders,
     ) -> None:
         self._settings = settings
         self._access = access
@@ -185,6 +188,7 @@ class Openings:
         self._scheduler = scheduler
         self._happened = happened
         self._is_read = is_read
+        self._dealt = dealt
         self._by_request: dict[DatasetSpec, asyncio.Task[str]] = {}
         self._clients: Counter[asyncio.Task[str]] = Counter()  # who wait for its end
         self._progress: dict[DatasetSpec, _Waiting] = {}
@@ -237,6 +241,7 @@ class Openings:
     def _ended(self, spec: DatasetSpec, task: asyncio.Task[str]) -> None:
         if self._by_request.get(spec) is task:
             del self._by_request[spec]
+        self._sweep_dealt()
         if not task.cancelled() and (error := task.exception()) is not None:
             # Whoever waited is told, and nobody may have waited: a failure is never cached.
             _log.info("opening %s failed: %s", spec.source, error)
@@ -257,7 +262,7 @@ class Openings:
                 self._access,
                 os.getuid(),
                 self._settings.workers,
-                self._settings.memory_budget,
+                self._tiers_bytes,
             ),
         )
         assert isinstance(opened, messages.Opened)
@@ -266,12 +271,21 @@ class Openings:
         if dataset.ticket:
             self._write_down(dataset)
         if dataset.key in self._datasets:
-            # The same chunks, dealt anew by the warehouse because those before end soon.
-            self._datasets[dataset.key].renew(opened, dataset.opened_at)
+            # The same chunks, dealt anew by the warehouse because those before end soon; or the
+            # same rows, from other files.
+            before = self._datasets[dataset.key]
+            if before.dealt not in ("", dataset.dealt):
+                self._dealt.leave(before.dealt)
+            before.renew(opened, dataset.opened_at)
         else:
             self._add(dataset)
         self.retire()
         return dataset.key
+
+    @property
+    def _tiers_bytes(self) -> int:
+        """What all tiers together hold of prepared chunks: chunking="auto" asks for it."""
+        return self._settings.memory_budget
 
     async def _run(self, spec: DatasetSpec, task: Task) -> Reply:
         waiting = self._tasks.add(task)
@@ -305,8 +319,12 @@ class Openings:
     def remove(self, key: str) -> None:
         """Forgets a dataset that no reader and no lease uses."""
         self._happened(events.DatasetRemoved(key))
-        if self._datasets.pop(key).ticket:
+        dataset = self._datasets.pop(key)
+        if dataset.ticket:
             self._journal.forget(key)
+        if dataset.dealt:
+            self._dealt.leave(dataset.dealt)
+            self._sweep_dealt()
 
     def retire(self) -> None:
         """Forgets datasets that nobody uses and nobody can join, but for the `MOST_UNUSED` last.
@@ -328,6 +346,11 @@ class Openings:
             _log.info("%s is forgotten: nobody uses or can join it", dataset.key)
             self.remove(dataset.key)
 
+    def _sweep_dealt(self) -> None:
+        """Removes dealt rows that no dataset uses; later, if an opening might just find them."""
+        if not self._by_request:
+            self._dealt.sweep({dataset.dealt for dataset in self._datasets.values()})
+
     # Joining.
 
     async def _join_files(self, spec: DatasetSpec) -> str | None:
@@ -337,7 +360,7 @@ class Openings:
                 described = messages.describe_spec(spec)
                 now = await self._run(spec, messages.CheckSnapshot(described, self._access))
                 assert isinstance(now, messages.SnapshotIs)
-                if now.snapshot == dataset.opened.snapshot and key in self._datasets:
+                if now.snapshot == dataset.source_snapshot and key in self._datasets:
                     return key
         return None
 

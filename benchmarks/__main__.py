@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from benchmarks import feeding, preparing, reading
+from benchmarks import shuffle as shuffling
 
 
 @click.group(invoke_without_command=True)
@@ -17,6 +18,8 @@ def main(context: click.Context) -> None:
         context.invoke(bigquery)
         click.echo()
         context.invoke(prepare)
+        click.echo()
+        context.invoke(shuffle)
 
 
 @main.command()
@@ -42,6 +45,14 @@ def bigquery(rows: int, repeats: int) -> None:
 def prepare(rows: int, repeats: int) -> None:
     """Rows preprocessed and permuted on one thread, against the machine's memory."""
     preparing.run(rows, repeats)
+
+
+@main.command()
+@click.option("--rows", default=1_000_000, show_default=True, help="Rows of the table.")
+@click.option("--batch-size", default=1_024, show_default=True, help="Rows a batch.")
+def shuffle(rows: int, batch_size: int) -> None:
+    """How well rows are shuffled, of a table sorted by its label."""
+    shuffling.run(rows, batch_size)
 
 
 if __name__ == "__main__":

@@ -330,21 +330,28 @@ class Openings:
         """Forgets datasets that nobody uses and nobody can join, but for the `MOST_UNUSED` last.
 
         To be called when a dataset was opened, and when its last reader has left. Files' datasets
-        stay: whoever opens the same files joins them.
+        stay: whoever opens the same files joins them; but for those that take disk, once their
+        files have changed and somebody has opened them since.
         """
         if len(self._datasets) <= MOST_UNUSED:
             return
         unused = [
             dataset
             for dataset in self._datasets.values()
-            if isinstance(dataset.spec.source, BigQuerySource)
-            and not self._scheduler.in_use(dataset.key)
-            and (dataset.spec.source.snapshot == "new" or not self._joinable(dataset))
+            if not self._scheduler.in_use(dataset.key) and self._cannot_be_joined(dataset)
         ]
         unused.sort(key=lambda dataset: dataset.used_at, reverse=True)
         for dataset in unused[MOST_UNUSED:]:
             _log.info("%s is forgotten: nobody uses or can join it", dataset.key)
             self.remove(dataset.key)
+
+    def _cannot_be_joined(self, dataset: OpenDataset) -> bool:
+        if isinstance(dataset.spec.source, BigQuerySource):
+            return dataset.spec.source.snapshot == "new" or not self._joinable(dataset)
+        return bool(dataset.dealt) and any(
+            other.spec == dataset.spec and other.opened_at > dataset.opened_at
+            for other in self._datasets.values()
+        )
 
     def _sweep_dealt(self) -> None:
         """Removes dealt rows that no dataset uses; later, if an opening might just find them."""

@@ -73,10 +73,10 @@ class Settings:
             wrote them: whoever compares paths with them resolves symbolic links on both sides.
         allowed_uids: Users whose processes may connect.
         scratch_dir: Folder for what the daemon keeps on disk: results of views and queries.
-        log_level: The least severe messages that are logged.
-        bigquery: How to reach BigQuery.
         dealt_budget: Bytes of scratch_dir that rows dealt to chunks by hash may take; None for half
             of what is free there.
+        log_level: The least severe messages that are logged.
+        bigquery: How to reach BigQuery.
     """
 
     listen: Address
@@ -85,9 +85,9 @@ class Settings:
     allowed_roots: tuple[Path, ...]
     allowed_uids: frozenset[int]
     scratch_dir: Path
+    dealt_budget: int | None
     log_level: LogLevel
     bigquery: BigQuerySettings
-    dealt_budget: int | None = None
 
 
 @dataclass(frozen=True)

@@ -214,6 +214,7 @@ class Idle:
             allowed_roots=(),
             allowed_uids=frozenset(),
             scratch_dir=folder,
+            dealt_budget=None,
             log_level="info",
             bigquery=BigQuerySettings(),
         )

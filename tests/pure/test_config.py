@@ -172,7 +172,10 @@ def test_a_settings_file_may_have_every_key(tmp_path: Path) -> None:
     ("line", "complaint"),
     [
         ("memory_budgt = 1", r"no setting 'memory_budgt'; did you mean memory_budget\?"),
-        ("zzz = 1", "no setting 'zzz'; there are allowed_roots, allowed_uids, listen"),
+        (
+            "zzz = 1",
+            "no setting 'zzz'; there are allowed_roots, allowed_uids, dealt_budget, listen",
+        ),
         ("[bigqueri]\nproject = 'p'", r"no table \[bigqueri\]; did you mean bigquery"),
         ("[bigquery]\nprojet = 'p'", r"\[bigquery\] there is no setting 'projet'; did you mean"),
         ("[bigquery]\nmax_streams = 0", "max_streams: 0 is not a number from 1"),
@@ -218,6 +221,6 @@ def test_a_settings_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 
 
 def test_unknown_variables_are_warned_about_and_others_are_not() -> None:
-    names = ["FAUCETD_BUDGET", "FAUCETD_WORKERS", "FAUCETD_CONFIG", "FAUCET_ADDRESS", "PATH"]
+    names = ["FAUCETD_MEM_BUDGET", "FAUCETD_WORKERS", "FAUCETD_CONFIG", "FAUCET_ADDRESS", "PATH"]
     [warning] = unknown_variables(names)
-    assert "FAUCETD_BUDGET is not a setting; did you mean FAUCETD_MEMORY_BUDGET?" in warning
+    assert "FAUCETD_MEM_BUDGET is not a setting; did you mean FAUCETD_MEMORY_BUDGET?" in warning

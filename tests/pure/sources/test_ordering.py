@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from faucetd.fetch.fingerprint import row_digests
@@ -14,8 +17,10 @@ def rows_of(numbers: list[int]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict({"n": pa.array(numbers, pa.int64()), "t": texts})
 
 
-def ordered(batch: pa.RecordBatch, digests: np.ndarray) -> list[dict[str, object]]:  # type: ignore[type-arg]  # of uint64
-    return batch.take(pa.array(order_of(batch, digests))).to_pylist()
+def ordered(batch: pa.RecordBatch, digests: npt.NDArray[np.uint64]) -> list[dict[str, object]]:
+    rows: Any = batch
+    found: list[dict[str, object]] = rows.take(pa.array(order_of(batch, digests))).to_pylist()
+    return found
 
 
 def test_rows_that_share_a_digest_are_ordered_by_another_hash_of_them() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from benchmarks import feeding, preparing, reading
+from benchmarks import shuffle as shuffling
 from benchmarks import simulate as simulating
 
 
@@ -22,6 +23,7 @@ def main(context: click.Context) -> None:
         context.invoke(prepare)
         click.echo()
         context.invoke(simulate, chunks=1_000, readers=12)
+        context.invoke(shuffle)
 
 
 @main.command()
@@ -80,6 +82,14 @@ def simulate(
 ) -> None:
     """How often a dataset larger than memory is read, under a virtual clock."""
     simulating.run(chunks, readers, epochs, spread, cache_percents, seed, plot)
+
+
+@main.command()
+@click.option("--rows", default=1_000_000, show_default=True, help="Rows of the table.")
+@click.option("--batch-size", default=1_024, show_default=True, help="Rows a batch.")
+def shuffle(rows: int, batch_size: int) -> None:
+    """How well rows are shuffled, of a table sorted by its label."""
+    shuffling.run(rows, batch_size)
 
 
 if __name__ == "__main__":

@@ -186,11 +186,13 @@ class DatasetSpec:
         fit_rows: The size of the sample.
         chunk_rows: Rows of the table a chunk, the unit of reading and caching. By default it is
             chosen so that a prepared chunk has at most 64 MiB, and a table at least 16 chunks.
-        chunking: How a warehouse's rows come to chunks. "arrival": as they come, in one pass,
+        chunking: How rows come to chunks. "arrival": as they come, in one pass,
             which can be repeated while the warehouse keeps the pass open (BigQuery: 6 hours).
-            "hash": by a hash of each row, the same on every run; BigQuery writes a table for it.
-            "auto": "hash" where the prepared rows exceed the daemon's memory budget and it may
-            write such a table, else "arrival". Files always have the same chunks.
+            "hash": by a hash of each row, so that a chunk has rows from all over the table, the
+            same on every run; BigQuery writes a table for it, the rows of files are dealt on the
+            daemon's disk, once. "auto": of a warehouse, "hash" where the prepared rows exceed the
+            daemon's memory budget and it may write such a table, else "arrival"; files are cut
+            as they are, into the same chunks on every run, each with neighbouring rows.
 
     Raises:
         SpecError: if the description contradicts itself.
@@ -253,10 +255,10 @@ class DatasetSpec:
             raise SpecError(
                 f"chunking must be one of {', '.join(CHUNKINGS)}, not {self.chunking!r}"
             )
-        if self.chunking != "auto" and not isinstance(self.source, BigQuerySource):
+        if self.chunking == "arrival" and not isinstance(self.source, BigQuerySource):
             raise SpecError(
-                f'chunking="{self.chunking}" is for warehouses; files are always cut in the same '
-                'way: leave it "auto"'
+                'chunking="arrival" is for warehouses; the rows of files are always where they '
+                'are: leave it "auto", which cuts files as they are, or choose "hash"'
             )
         if not isinstance(self.preprocessing, PreprocessingSpec) and (
             self.preprocessing not in PREPROCESSINGS

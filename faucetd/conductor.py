@@ -32,6 +32,7 @@ from faucet_client.status import (
 )
 from faucetd.config import Settings
 from faucetd.dataset import OpenDataset, rows_of
+from faucetd.dealt import DealtFolders
 from faucetd.errors import (
     AccessDenied,
     BudgetError,
@@ -138,6 +139,7 @@ class Conductor:
         settings: Settings,
         scratch_dir: Path,
         journal: PlanJournal,
+        dealt: DealtFolders,
         spill: SpillFolder | None = None,
         spill_budget: int = 0,
     ) -> None:
@@ -148,6 +150,9 @@ class Conductor:
             str(scratch_dir),
             settings.bigquery,
             specs_dir=str(settings.scratch_dir / "specs"),
+            dealt_dir=str(dealt.folder),
+            dealt_budget=dealt.budget_bytes,
+            dealt_since=dealt.since,
         )
         self._scheduler = Scheduler(settings.memory_budget, _most_segments(), spill_budget)
         self._spilling = Spilling(spill, self.happened)
@@ -176,6 +181,8 @@ class Conductor:
             self.happened,
             self._is_read,
             self._spilling,
+            dealt,
+            spill_budget,
         )
 
     def wire(
@@ -290,6 +297,7 @@ class Conductor:
                 splits=load.splits,
                 reserved_bytes=load.reserved_bytes,
                 preprocessing=dataset.opened.preprocessing,
+                dealt=dataset.dealt,
             ),
         )
 

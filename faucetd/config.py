@@ -73,6 +73,8 @@ class Settings:
             wrote them: whoever compares paths with them resolves symbolic links on both sides.
         allowed_uids: Users whose processes may connect.
         scratch_dir: Folder for what the daemon keeps on disk: results of views and queries.
+        dealt_budget: Bytes of scratch_dir that rows dealt to chunks by hash may take; None for half
+            of what is free there.
         spill_dir: Folder for copies of prepared chunks; None for no spill tier.
         spill_budget: Bytes that they may take; None for a share of what the disk has left.
         log_level: The least severe messages that are logged.
@@ -85,6 +87,7 @@ class Settings:
     allowed_roots: tuple[Path, ...]
     allowed_uids: frozenset[int]
     scratch_dir: Path
+    dealt_budget: int | None
     spill_dir: Path | None
     spill_budget: int | None
     log_level: LogLevel
@@ -393,6 +396,14 @@ SETTINGS: tuple[Setting, ...] = (
         help="Folder on disk for results of views and queries; made if it is missing.",
     ),
     Setting(
+        name="dealt_budget",
+        parse=_parse_bytes,
+        default=lambda: None,
+        default_text="half of what is free in scratch_dir when the daemon starts",
+        metavar="SIZE",
+        help='Disk in scratch_dir for the rows of files with chunking="hash", such as 100GiB.',
+    ),
+    Setting(
         name="spill_dir",
         parse=_parse_path,
         default=lambda: None,
@@ -586,6 +597,7 @@ def make_settings(values: Mapping[str, Any]) -> Settings:
         allowed_roots=tuple(values["allowed_roots"]),
         allowed_uids=frozenset(values["allowed_uids"]),
         scratch_dir=values["scratch_dir"],
+        dealt_budget=values["dealt_budget"],
         spill_dir=values["spill_dir"],
         spill_budget=values["spill_budget"],
         log_level=values["log_level"],

@@ -27,6 +27,7 @@ from faucet_client._version import __version__
 from faucet_client.address import Address
 from faucetd.conductor import Conductor
 from faucetd.config import Settings
+from faucetd.dealt import DealtFolders
 from faucetd.errors import ConfigError, LockHeld
 from faucetd.journal import PlanJournal
 from faucetd.publish.spill import Leftover, SpillFolder
@@ -79,7 +80,9 @@ async def _serve(settings: Settings, scratch_dir: Path, spill: SpillFolder | Non
         settings.scratch_dir / f"plans-{_address_name(settings)}", settings.bigquery
     )
     leftovers, spill_budget = _sweep(settings, spill, plans)
-    conductor = Conductor(settings, scratch_dir, plans, spill, spill_budget)
+    dealt_dir = settings.scratch_dir / f"dealt-{_address_name(settings)}"
+    dealt = DealtFolders(dealt_dir, settings.dealt_budget)
+    conductor = Conductor(settings, scratch_dir, plans, dealt, spill, spill_budget)
     handoff = HandoffServer(
         _listen(settings.listen.handoff_path, settings),
         sessions,

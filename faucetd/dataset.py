@@ -77,6 +77,17 @@ class OpenDataset:
         return Mark(lasting=self.opened.lasting, planned=bool(self.opened.totals))
 
     @property
+    def dealt(self) -> str:
+        """The folder of its dealt rows; "" if it has none."""
+        return "" if self.opened.dealt is None else self.opened.dealt.folder
+
+    @property
+    def source_snapshot(self) -> str:
+        """What its source was at: of files, their state, from wherever the rows are read now."""
+        opened = self.opened
+        return opened.snapshot if opened.dealt is None else opened.dealt.source_snapshot
+
+    @property
     def complete(self) -> bool:
         """Whether no chunk is open."""
         return not any(chunk.open for chunk in self.chunks)
@@ -272,7 +283,9 @@ class OpenDataset:
                 for column, counts in sorted(self._counts.items())
             ),
             cost=self._cost(passes_now, settings),
-            notes=() if self.opened.warehouse is None else self.opened.warehouse.notes,
+            notes=self.opened.notes
+            if self.opened.warehouse is None
+            else self.opened.warehouse.notes,
             finding_chunks=not self.complete,
             chunks_spilled=len({segment.chunk for segment in spilled}),
             spilled_bytes=sum(spilled.values()),

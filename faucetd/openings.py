@@ -18,6 +18,7 @@ from typing import Any
 from faucet_client.spec import SPLITS, BigQuerySource, DatasetSpec
 from faucetd.config import Settings
 from faucetd.dataset import OpenDataset, rows_of
+from faucetd.dealt import DealtFolders
 from faucetd.errors import (
     BudgetError,
     ChunkFailed,
@@ -167,6 +168,8 @@ class Openings:
         happened: Tells the scheduler.
         is_read: Whether a live reader reads the dataset of a key.
         spilling: Removes the spill files of datasets that are forgotten.
+        dealt: The folders of dealt rows.
+        spill_budget: Bytes of disk that prepared chunks may take.
     """
 
     def __init__(
@@ -180,6 +183,8 @@ class Openings:
         happened: Callable[[events.Event], None],
         is_read: Callable[[str], bool],
         spilling: Spilling,
+        dealt: DealtFolders,
+        spill_budget: int,
     ) -> None:
         self._settings = settings
         self._access = access
@@ -190,6 +195,8 @@ class Openings:
         self._happened = happened
         self._is_read = is_read
         self._spilling = spilling
+        self._dealt = dealt
+        self._spill_budget = spill_budget
         self._by_request: dict[DatasetSpec, asyncio.Task[str]] = {}
         self._clients: Counter[asyncio.Task[str]] = Counter()  # who wait for its end
         self._progress: dict[DatasetSpec, _Waiting] = {}
@@ -242,6 +249,7 @@ class Openings:
     def _ended(self, spec: DatasetSpec, task: asyncio.Task[str]) -> None:
         if self._by_request.get(spec) is task:
             del self._by_request[spec]
+        self._sweep_dealt()
         if not task.cancelled() and (error := task.exception()) is not None:
             # Whoever waited is told, and nobody may have waited: a failure is never cached.
             _log.info("opening %s failed: %s", spec.source, error)
@@ -262,7 +270,7 @@ class Openings:
                 self._access,
                 os.getuid(),
                 self._settings.workers,
-                self._settings.memory_budget,
+                self._tiers_bytes,
             ),
         )
         assert isinstance(opened, messages.Opened)
@@ -271,12 +279,21 @@ class Openings:
         if dataset.ticket:
             self._write_down(dataset)
         if dataset.key in self._datasets:
-            # The same chunks, dealt anew by the warehouse because those before end soon.
-            self._datasets[dataset.key].renew(opened, dataset.opened_at)
+            # The same chunks, dealt anew by the warehouse because those before end soon; or the
+            # same rows, from other files.
+            before = self._datasets[dataset.key]
+            if before.dealt not in ("", dataset.dealt):
+                self._dealt.leave(before.dealt)
+            before.renew(opened, dataset.opened_at)
         else:
             self._add(dataset)
         self.retire()
         return dataset.key
+
+    @property
+    def _tiers_bytes(self) -> int:
+        """What all tiers together hold of prepared chunks: chunking="auto" asks for it."""
+        return self._settings.memory_budget + self._spill_budget
 
     async def _run(self, spec: DatasetSpec, task: Task) -> Reply:
         waiting = self._tasks.add(task)
@@ -314,26 +331,41 @@ class Openings:
         dataset = self._datasets.pop(key, None)
         if dataset is None or dataset.ticket:
             self._journal.forget(key)
+        if dataset is not None and dataset.dealt:
+            self._dealt.leave(dataset.dealt)
+            self._sweep_dealt()
 
     def retire(self) -> None:
         """Forgets datasets that nobody uses and nobody can join, but for the `MOST_UNUSED` last.
 
         To be called when a dataset was opened, and when its last reader has left. Files' datasets
-        stay: whoever opens the same files joins them.
+        stay: whoever opens the same files joins them; but for those that take disk, once their
+        files have changed and somebody has opened them since.
         """
         if len(self._datasets) <= MOST_UNUSED:
             return
         unused = [
             dataset
             for dataset in self._datasets.values()
-            if isinstance(dataset.spec.source, BigQuerySource)
-            and not self._scheduler.in_use(dataset.key)
-            and (dataset.spec.source.snapshot == "new" or not self._joinable(dataset))
+            if not self._scheduler.in_use(dataset.key) and self._cannot_be_joined(dataset)
         ]
         unused.sort(key=lambda dataset: dataset.used_at, reverse=True)
         for dataset in unused[MOST_UNUSED:]:
             _log.info("%s is forgotten: nobody uses or can join it", dataset.key)
             self.remove(dataset.key)
+
+    def _cannot_be_joined(self, dataset: OpenDataset) -> bool:
+        if isinstance(dataset.spec.source, BigQuerySource):
+            return dataset.spec.source.snapshot == "new" or not self._joinable(dataset)
+        return bool(dataset.dealt) and any(
+            other.spec == dataset.spec and other.opened_at > dataset.opened_at
+            for other in self._datasets.values()
+        )
+
+    def _sweep_dealt(self) -> None:
+        """Removes dealt rows that no dataset uses; later, if an opening might just find them."""
+        if not self._by_request:
+            self._dealt.sweep({dataset.dealt for dataset in self._datasets.values()})
 
     # Joining.
 
@@ -344,7 +376,7 @@ class Openings:
                 described = messages.describe_spec(spec)
                 now = await self._run(spec, messages.CheckSnapshot(described, self._access))
                 assert isinstance(now, messages.SnapshotIs)
-                if now.snapshot == dataset.opened.snapshot and key in self._datasets:
+                if now.snapshot == dataset.source_snapshot and key in self._datasets:
                     return key
         return None
 

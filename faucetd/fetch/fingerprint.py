@@ -67,6 +67,32 @@ def row_fingerprints(batch: pa.RecordBatch) -> _U64:
     return found
 
 
+def row_digests(batch: pa.RecordBatch) -> _U64:
+    """Another hash of each row's values, uint64 [rows]: of numbers and times by their bits.
+
+    So it is several times faster than `row_fingerprints` where values are all different; it tells
+    0.0 from -0.0, and int32 from int64.
+
+    Args:
+        batch: Columns as for `row_fingerprints`.
+    """
+    found = np.zeros(batch.num_rows, np.uint64)
+    for column in batch.columns:
+        if pa.types.is_nested(column.type):
+            hashes = _list_hashes(column)
+        else:
+            hashes = _element_hashes(_as_numbers(column))
+        found = _scattered(found ^ hashes)
+    return found
+
+
+def _as_numbers(column: pa.Array[Any]) -> pa.Array[Any]:
+    """Dates and times as the integers that they are held in; all else as it is."""
+    if not pa.types.is_temporal(column.type) or pa.types.is_interval(column.type):
+        return column
+    return column.view(pa.int32() if column.type.bit_width == 32 else pa.int64())
+
+
 def _column_hashes(column: pa.Array[Any]) -> _U64:
     if pa.types.is_nested(column.type):
         return _list_hashes(column)

@@ -105,6 +105,14 @@ def assemble(arrays: Sequence[pa.Array[Any]], leaves: Sequence[Leaf]) -> pa.Reco
     return pa.RecordBatch.from_arrays(plain, schema=schema)
 
 
+def joined(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    """The rows of one or more batches, none without rows, as one batch."""
+    if len(batches) == 1:
+        return batches[0]
+    (whole,) = pa.Table.from_batches(batches).combine_chunks().to_batches()
+    return whole
+
+
 def batch_rows(leaves: Sequence[Leaf]) -> int:
     """Rows of a batch of these leaves: BATCH_ROWS, or fewer if that went beyond BATCH_BYTES."""
     row_bytes = sum(_row_bytes(leaf.type) for leaf in leaves)

@@ -73,10 +73,17 @@ def current_snapshot(description: FileDescription, *, allowed_roots: Sequence[st
         SourceNotFound: there is no such file, or no Parquet file in the folder.
         SourceForbidden: the path leads outside `allowed_roots`, or its permissions forbid it.
     """
+    return snapshot_of(file_states(description, allowed_roots=allowed_roots))
+
+
+def file_states(
+    description: FileDescription, *, allowed_roots: Sequence[str]
+) -> tuple[FileState, ...]:
+    """The files whose states make the snapshot; raises as `current_snapshot`."""
     files = _files(description, allowed_roots)
     if isinstance(description, DuckDBSource):
-        return snapshot_of(database_states(files[0]))
-    return snapshot_of(FileState.of(file) for file in files)
+        return database_states(files[0])
+    return tuple(FileState.of(file) for file in files)
 
 
 def _files(description: FileDescription, allowed_roots: Sequence[str]) -> list[str]:

@@ -75,10 +75,7 @@ class Splitter:
             bucket = self._checked(column)
         else:
             bucket = buckets_of(column, self._buckets.buckets)
-        codes = np.full(len(column), OUTSIDE, dtype=np.int8)
-        codes[bucket < self._buckets.eval_end] = EVAL
-        codes[bucket < self._buckets.train_end] = TRAIN
-        return codes
+        return split_of(bucket, self._buckets)
 
     def _checked(self, column: pa.Array[Any]) -> npt.NDArray[np.int64]:
         values = column.fill_null(-1).to_numpy(zero_copy_only=False)
@@ -90,6 +87,14 @@ class Splitter:
                 f"{self._buckets.buckets - 1:,}, but it holds {found}"
             )
         return values
+
+
+def split_of(bucket: npt.NDArray[np.int64], buckets: SplitBuckets) -> Codes:
+    """The code of each row, int8 [rows], by its bucket, [rows]."""
+    codes = np.full(len(bucket), OUTSIDE, dtype=np.int8)
+    codes[bucket < buckets.eval_end] = EVAL
+    codes[bucket < buckets.train_end] = TRAIN
+    return codes
 
 
 def no_split(rows: int) -> Codes:

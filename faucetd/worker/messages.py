@@ -58,13 +58,18 @@ def read_spec(described: dict[str, Any]) -> DatasetSpec:
 class Access(msgspec.Struct, frozen=True):
     """What a worker may read, and how it reaches it.
 
-    `scratch_dir` goes with the daemon; `specs_dir`, where fitted preprocessing specs are, stays.
+    `scratch_dir` goes with the daemon; `specs_dir`, where fitted preprocessing specs are, stays, as
+    does `dealt_dir`, where dealt rows are, in `dealt_budget` bytes: what was not used since
+    `dealt_since` (seconds since 1970, when the daemon started) no dataset of this daemon uses.
     """
 
     allowed_roots: tuple[str, ...]
     scratch_dir: str
     bigquery: BigQuerySettings
     specs_dir: str = ""
+    dealt_dir: str = ""
+    dealt_budget: int = 0
+    dealt_since: float = 0.0
 
 
 class Open(msgspec.Struct, frozen=True, tag=True):
@@ -90,7 +95,8 @@ class CheckSnapshot(msgspec.Struct, frozen=True, tag=True):
 class LoadChunk(msgspec.Struct, frozen=True, tag=True):
     """Make one chunk; `splits` become segments, other rows are read and dropped.
 
-    `ticket` is of a warehouse, and "" for files; `chunk_rows` are those of the dataset.
+    `ticket` is of a warehouse, `dealt` names the folder of dealt rows; both are "" where files are
+    read themselves. `chunk_rows` are those of the dataset.
     """
 
     dataset: str
@@ -104,6 +110,7 @@ class LoadChunk(msgspec.Struct, frozen=True, tag=True):
     splits: tuple[Split, ...]
     reserved_bytes: int
     preprocessing: str = ""
+    dealt: str = ""
 
 
 class Allow(msgspec.Struct, frozen=True, tag=True):
@@ -151,6 +158,14 @@ class WarehouseFacts(msgspec.Struct, frozen=True):
     count_read_bytes: int = 0
 
 
+class DealtFacts(msgspec.Struct, frozen=True):
+    """Rows that were dealt on disk: their folder, the files they came from, and their bytes."""
+
+    folder: str
+    source_snapshot: str
+    nbytes: int
+
+
 class Opened(msgspec.Struct, frozen=True, tag=True):
     """A dataset, resolved.
 
@@ -158,6 +173,7 @@ class Opened(msgspec.Struct, frozen=True, tag=True):
     Where chunks are open, `totals` has each split as a whole. `preprocessing` is the JSON of the
     fitted spec, "" where features are taken as they are; `fit_key` is the fit's, if there was one.
     `lasting` is whether who opens the same again later, and gets the same key, gets the same rows.
+    `notes` are sentences for people.
     """
 
     key: str
@@ -177,6 +193,8 @@ class Opened(msgspec.Struct, frozen=True, tag=True):
     preprocessing: str = ""
     fit_key: str = ""
     lasting: bool = True
+    dealt: DealtFacts | None = None
+    notes: tuple[str, ...] = ()
 
 
 class SnapshotIs(msgspec.Struct, frozen=True, tag=True):

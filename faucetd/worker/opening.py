@@ -12,6 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
@@ -29,8 +30,9 @@ from faucetd.fetch.split import Splitter
 from faucetd.prepare.columns import PreparedColumns, resolve
 from faucetd.publish.arrow_file import FixedColumn
 from faucetd.publish.segment import estimate_nbytes
-from faucetd.worker.fitting import WAREHOUSE, Fitting
+from faucetd.worker.fitting import WAREHOUSE, Fitting, TrainRows
 from faucetd.worker.messages import (
+    DealtFacts,
     LoadChunk,
     Open,
     Opened,
@@ -47,6 +49,11 @@ FITTING = ("preprocessing", "fit", "fit_on", "fit_rows")
 """Fields of a spec that say how features are fitted: what came of it is in the fitted spec."""
 
 FITTING_STAGE = "fitting the preprocessing"
+
+RANGES_NOTE = (
+    'chunking="auto" took ranges of the files\' rows, which are the same on every run and cost no '
+    "disk"
+)
 
 PROGRESS_INTERVAL_S = 0.1
 
@@ -72,6 +79,10 @@ def open_dataset(task: Open, tell: Tell) -> Opened:
         from faucetd.worker import warehouse  # Google's libraries take a second to import
 
         return warehouse.open_bigquery(task, spec, spec.source, tell)
+    if spec.chunking == "hash":
+        from faucetd.worker import dealing  # which imports this
+
+        return dealing.open_dealt(task, spec, tell)
     return _open_files(task, spec, tell)
 
 
@@ -86,16 +97,22 @@ def open_to_load(task: LoadChunk) -> tuple[Source, PreparedColumns, Splitter | N
         from faucetd.worker import warehouse
 
         table, has_buckets = warehouse.table_of(task)
-        columns = _with_fitted(task, _resolve(spec, table))
-        return table, columns, _splitter(spec, table, columns, has_buckets=has_buckets)
+        columns = _with_fitted(task, resolve_source(spec, table))
+        return table, columns, splitter_of(spec, table, columns, has_buckets=has_buckets)
+    source: Source
+    if task.dealt:
+        from faucetd.worker import dealing
+
+        source, columns, splitter = dealing.load_dealt(task, spec)
+        return source, _with_fitted(task, columns), splitter
     source = open_files(
         spec.source,
         scratch_dir=task.access.scratch_dir,
         allowed_roots=task.access.allowed_roots,
         snapshot=task.snapshot,
     )
-    columns = _with_fitted(task, _resolve(spec, source))
-    return source, columns, _splitter(spec, source, columns)
+    columns = _with_fitted(task, resolve_source(spec, source))
+    return source, columns, splitter_of(spec, source, columns)
 
 
 def segment_bytes(columns: PreparedColumns, rows: int) -> int:
@@ -135,8 +152,8 @@ def _open_files(task: Open, spec: DatasetSpec, tell: Tell) -> Opened:
         allowed_roots=task.access.allowed_roots,
     )
     with contextlib.closing(source):
-        columns = _resolve(spec, source)
-        splitter = _splitter(spec, source, columns)
+        columns = resolve_source(spec, source)
+        splitter = splitter_of(spec, source, columns)
         total_rows = sum(stream.rows for stream in source.streams())
         if total_rows == 0:
             raise SourceEmpty(f"{spec.source} has no rows")
@@ -145,11 +162,9 @@ def _open_files(task: Open, spec: DatasetSpec, tell: Tell) -> Opened:
         train_rows = round(total_rows * buckets.train_end / buckets.buckets)
         asked = fitting.needed and spec.fit_on == WAREHOUSE
         if asked and isinstance(source, DuckDBTable) and fitting.by_query:
-            queries = fitting.fit_by_query(
-                DuckDBAggregates(source, splitter),
-                source.snapshot,
-                lambda _: tell(Progress(f"{FITTING_STAGE} by queries", 0, 0)),
-                lambda: (source, splitter, train_rows),
+            engine = DuckDBAggregates(source, splitter)
+            queries = fit_files_by_query(
+                fitting, engine, source.snapshot, (source, splitter, train_rows), tell
             )
             fitting.rows_read = queries * total_rows
         elif fitting.needed:
@@ -174,7 +189,28 @@ def _open_files(task: Open, spec: DatasetSpec, tell: Tell) -> Opened:
             count_bytes_read=counted.bytes_read + fitting.bytes_read,
             fit_key=fitting.key,
             lasting=not (isinstance(source, DuckDBTable) and source.materialized),
+            notes=(RANGES_NOTE,),
         )
+
+
+def fit_files_by_query(
+    fitting: Fitting, engine: DuckDBAggregates, snapshot: str, rows: TrainRows, tell: Tell
+) -> int:
+    """Fits by queries of the files' own engine; how many were run.
+
+    Args:
+        fitting: The fit.
+        engine: Where the rows are.
+        snapshot: Identifies them.
+        rows: Where some can be read, for the profile.
+        tell: Is told.
+    """
+    return fitting.fit_by_query(
+        engine,
+        snapshot,
+        lambda _: tell(Progress(f"{FITTING_STAGE} by queries", 0, 0)),
+        lambda: rows,
+    )
 
 
 def opened(
@@ -190,10 +226,17 @@ def opened(
     count_bytes_read: int = 0,
     fit_key: str = "",
     lasting: bool = True,
+    dealt: DealtFacts | None = None,
+    notes: tuple[str, ...] = (),
 ) -> Opened:
     """The reply to `Open`."""
+    # Which moment was asked for is all in the snapshot that came of it; and which files, where
+    # that is of the rows themselves.
+    source = {name: value for name, value in task.spec["source"].items() if name != "snapshot"}
     return Opened(
-        key=_dataset_key(task, columns.fitted, snapshot, chunk_rows),
+        key=_dataset_key(
+            task, columns.fitted, {} if dealt is not None else source, snapshot, chunk_rows
+        ),
         snapshot=snapshot,
         chunk_rows=chunk_rows,
         features=tuple(column.name for column in columns.features),
@@ -213,6 +256,8 @@ def opened(
         preprocessing="" if columns.fitted is None else columns.fitted.to_json(),
         fit_key=fit_key,
         lasting=lasting,
+        dealt=dealt,
+        notes=notes,
     )
 
 
@@ -222,14 +267,16 @@ def _with_fitted(task: LoadChunk, columns: PreparedColumns) -> PreparedColumns:
     return columns.with_spec(PreprocessingSpec.from_json(task.preprocessing))
 
 
-def _resolve(spec: DatasetSpec, source: Source) -> PreparedColumns:
+def resolve_source(spec: DatasetSpec, source: Source) -> PreparedColumns:
+    """What the columns that the spec names are in the source; see `prepare.columns.resolve`."""
     columns = [(c.name, c.type) for c in source.columns() if c.name != sql.BUCKET]
     return resolve(spec, columns)
 
 
-def _splitter(
+def splitter_of(
     spec: DatasetSpec, source: Source, columns: PreparedColumns, *, has_buckets: bool = False
 ) -> Splitter | None:
+    """What tells the splits: the hash column, or the source's buckets; None if all are train."""
     if columns.hash_column is None:
         return None
     name = sql.BUCKET if has_buckets else columns.hash_column
@@ -252,14 +299,16 @@ def progress_of(tell: Tell, stage: str, total_rows: int) -> Callable[[int], None
 
 
 def _dataset_key(
-    task: Open, fitted: PreprocessingSpec | None, snapshot: str, chunk_rows: int
+    task: Open,
+    fitted: PreprocessingSpec | None,
+    source: Mapping[str, Any],
+    snapshot: str,
+    chunk_rows: int,
 ) -> str:
     """Hash of all that decides the bytes of the dataset's segments, and of who may read them."""
-    # Which moment was asked for is all in the snapshot that came of it.
-    source = {name: value for name, value in task.spec["source"].items() if name != "snapshot"}
     decides = {
         "spec": {name: value for name, value in task.spec.items() if name not in FITTING}
-        | {"source": source, "chunk_rows": chunk_rows},
+        | {"source": dict(source), "chunk_rows": chunk_rows},
         "preprocessing": "none" if fitted is None else fitted.key(),
         "snapshot": snapshot,
         "principal": task.uid,

@@ -241,14 +241,14 @@ class Worker:
         return current_snapshot(source, allowed_roots=task.access.allowed_roots)
 
     def _dataset(self, task: LoadChunk) -> _OpenDataset:
-        if task.dataset in self._datasets and self._datasets[task.dataset].ticket != task.ticket:
+        if task.dataset in self._datasets and self._datasets[task.dataset].ticket != _ticket(task):
             self._forget(task.dataset)
         if task.dataset not in self._datasets:
             while len(self._datasets) >= OPEN_SOURCES:
                 self._forget(next(iter(self._datasets)))
             source, columns, splitter = open_to_load(task)
             self._datasets[task.dataset] = _OpenDataset(
-                source, columns, splitter, ChunkPreparer(columns), task.ticket, time.monotonic()
+                source, columns, splitter, ChunkPreparer(columns), _ticket(task), time.monotonic()
             )
         self._datasets.move_to_end(task.dataset)
         return self._datasets[task.dataset]
@@ -273,6 +273,11 @@ class Worker:
             raise InternalError(f"expected an answer, got {type(answer).__name__}")
         if not answer.allowed:
             raise _AbandonedError
+
+
+def _ticket(task: LoadChunk) -> str:
+    """Tells what the dataset is read from; another one's must be opened anew."""
+    return task.ticket or task.dealt
 
 
 def _found(

@@ -130,6 +130,7 @@ def test_flags_go_before_variables_before_the_file_before_defaults(
         "allowed_roots": "default",
         "allowed_uids": "default",
         "scratch_dir": "default",
+        "# dealt_budget": "default",
         "# spill_dir": "default",
         "# spill_budget": "default",
         "log_level": file,

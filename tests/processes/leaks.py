@@ -19,8 +19,9 @@ _WATCHED = ("socket:", "pipe:", "/memfd:", "anon_inode:[pidfd]")
 _KEPT = re.compile(
     r"scratch/plans-[0-9a-f]{16}(/[0-9a-f]{32}\.plan)?"
     r"|scratch/specs(/[0-9a-f]{32}\.(json|lock|profile\.json))?"
+    r"|scratch/dealt-[0-9a-f]{16}(/[0-9a-f]{32}(\.lock|(/(manifest\.json|\d+\.arrows))?))?"
 )
-"""Plan journals and fitted specs outlive the daemon: the next one goes on with them."""
+"""Plan journals, fitted specs and dealt rows outlive the daemon: the next one goes on with them."""
 
 
 def worker_pids(daemon_pid: int) -> list[int]:

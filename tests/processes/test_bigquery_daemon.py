@@ -24,6 +24,7 @@ from faucet_client.errors import DatasetNotFound
 from faucet_client.spec import BigQuerySource, ParquetSource
 from faucetd.conductor import Conductor
 from faucetd.config import Settings
+from faucetd.dealt import DealtFolders
 from faucetd.fetch.bigquery.settings import BigQuerySettings
 from faucetd.fetch.pieces import PlannedChunk
 from faucetd.journal import PlanJournal
@@ -213,13 +214,15 @@ class Idle:
             allowed_roots=(),
             allowed_uids=frozenset(),
             scratch_dir=folder,
+            dealt_budget=None,
             spill_dir=None,
             spill_budget=None,
             log_level="info",
             bigquery=BigQuerySettings(),
         )
         journal = PlanJournal(folder / "p", BigQuerySettings())
-        self.conductor = Conductor(settings, folder, journal)
+        dealt = DealtFolders(folder / "d", None)
+        self.conductor = Conductor(settings, folder, journal, dealt)
         self.conductor.wire(cast(WorkerPool, self.workers), lambda _: None, lambda _: None)
         self.conductor.worker_ready(1)
 

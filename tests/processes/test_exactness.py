@@ -135,7 +135,7 @@ def spec_of(source: ParquetSource | DuckDBSource, **changes: object) -> DatasetS
 
 @pytest.fixture(
     scope="module",
-    params=["parquet", "table", "query"],
+    params=["parquet", "table", "query", "parquet by hash", "table by hash", "query by hash"],
 )
 def dataset(request: pytest.FixtureRequest, rows: Path, daemon: LocalDaemon) -> Dataset:
     database = str(rows / "rows.duckdb")
@@ -144,7 +144,8 @@ def dataset(request: pytest.FixtureRequest, rows: Path, daemon: LocalDaemon) -> 
         "table": DuckDBSource(database, table="rows"),
         "query": DuckDBSource(database, query="SELECT * FROM rows WHERE id >= 0"),
     }
-    return daemon.client().open(spec_of(sources[request.param]))
+    kind, _, by_hash = request.param.partition(" by ")
+    return daemon.client().open(spec_of(sources[kind], chunking=by_hash or "auto"))
 
 
 def test_every_value_of_every_row_is_the_source_s(dataset: Dataset) -> None:

@@ -183,7 +183,10 @@ def test_a_settings_file_may_have_every_key(tmp_path: Path) -> None:
     ("line", "complaint"),
     [
         ("memory_budgt = 1", r"no setting 'memory_budgt'; did you mean memory_budget\?"),
-        ("zzz = 1", "no setting 'zzz'; there are allowed_roots, allowed_uids, listen"),
+        (
+            "zzz = 1",
+            "no setting 'zzz'; there are allowed_roots, allowed_uids, dealt_budget, listen",
+        ),
         ("[bigqueri]\nproject = 'p'", r"no table \[bigqueri\]; did you mean bigquery"),
         ("[bigquery]\nprojet = 'p'", r"\[bigquery\] there is no setting 'projet'; did you mean"),
         ("[bigquery]\nmax_streams = 0", "max_streams: 0 is not a number from 1"),

@@ -426,15 +426,30 @@ class _Beginning:
         settings = self.look.settings
         if chunking == "hash" and self.jobs_forbidden is not None:
             raise self.jobs_forbidden.explained
-        if chunking != "auto" or not self.needs.too_large(total):
+        if chunking != "auto":
             return chunking == "hash"
-        if settings.result_dataset is None or self.jobs_forbidden is not None:
+        if not self.needs.too_large(total):
             self.notes.append(
-                "the prepared rows exceed memory_budget, so later epochs read the table again, "
-                "which works for the 6 hours of a read session; with [bigquery] result_dataset set "
-                'it would be read by chunking="hash", until that table expires (result_expiry_s)'
+                'chunking="auto" took "arrival": memory and spill budget hold the prepared rows, so '
+                "that the table is read once"
             )
             return False
+        if settings.result_dataset is None or self.jobs_forbidden is not None:
+            remedy = "with [bigquery] result_dataset set"
+            if self.jobs_forbidden is not None:
+                remedy = "if queries were allowed (bigquery.jobs.create), and result_dataset set,"
+            self.notes.append(
+                'chunking="auto" took "arrival": the prepared rows exceed memory and spill budget, '
+                "so later epochs read the table again, which works for the 6 hours of a read "
+                "session; "
+                f'{remedy} it would be read by chunking="hash", until that table expires '
+                "(result_expiry_s)"
+            )
+            return False
+        self.notes.append(
+            'chunking="auto" took "hash": the prepared rows exceed memory and spill budget, and a '
+            "table of ours can be read for longer than a read session"
+        )
         return True
 
     def _write(self, chunks: int | None = None, written: _Rows | None = None) -> _Rows:

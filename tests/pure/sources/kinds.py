@@ -23,6 +23,9 @@ from faucetd.fetch.bigquery.connection import Connection
 from faucetd.fetch.bigquery.opening import Look, Needs, begin
 from faucetd.fetch.bigquery.settings import BigQuerySettings
 from faucetd.fetch.bigquery.table import BigQueryTable, Ticket, flat_schema, read_ticket
+from faucetd.fetch.dealt import DealtTable
+from faucetd.fetch.flat import FlatSchema, project
+from faucetd.fetch.manifest import DealtStream, Manifest, read_manifest
 from faucetd.fetch.opening import FileDescription, open_files
 from faucetd.fetch.pieces import UNKNOWN, Piece, Stream
 from faucetd.fetch.source import Source
@@ -42,7 +45,14 @@ class Chunked:
     chunk_rows: dict[int, int]
 
 
-Description = FileDescription | BigQuerySource | Chunked
+@dataclass(frozen=True)
+class DealtRows:
+    """Rows that were dealt to a folder."""
+
+    folder: Path
+
+
+Description = FileDescription | BigQuerySource | Chunked | DealtRows
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,10 @@ class Place:
                 allowed_roots=[str(self.folder)],
                 snapshot=snapshot,
             )
+        if isinstance(description, DealtRows):
+            manifest = read_manifest(description.folder)
+            assert manifest is not None
+            return DealtTable(description.folder, manifest)
         server = self.start_server()
         settings = BigQuerySettings(
             project="p",
@@ -281,6 +295,35 @@ def _ticket(
     return begin(look, needs).ticket
 
 
+def _dealt_rows(place: Place, table: pa.Table) -> Description:
+    """As dealing writes them: streams of small messages, here of rows that follow each other."""
+    # What was dealt is never written to again.
+    folder = place.folder / f"dealt-{uuid.uuid4().hex}"
+    folder.mkdir()
+    leaves = FlatSchema(table.schema, "t").leaves
+    schema = pa.schema([(leaf.name, leaf.type) for leaf in leaves])
+    streams = []
+    third = max(-(-table.num_rows // PARTS), 1)
+    for start in range(0, table.num_rows, third):
+        part = table.slice(start, third)
+        name = f"{start}.arrows"
+        with pa.OSFile(str(folder / name), "wb") as file, pa.ipc.new_stream(file, schema) as out:
+            for batch in part.to_batches(max_chunksize=211):
+                out.write_batch(project(batch, leaves))
+        streams.append(DealtStream(name, part.num_rows, 0, 0, ""))
+    Manifest(
+        content=folder.name,
+        schema=schema.serialize().to_pybytes(),
+        fields=tuple(schema.names),
+        has_buckets=False,
+        source_rows=table.num_rows,
+        source_bytes=0,
+        states=(),
+        streams=tuple(streams),
+    ).write(folder)
+    return DealtRows(folder)
+
+
 FILE_KINDS = (
     Kind("parquet-file", _parquet_file),
     Kind("parquet-files", _parquet_files),
@@ -292,6 +335,7 @@ FILE_KINDS = (
 
 KINDS = (
     *FILE_KINDS,
+    Kind("dealt-rows", _dealt_rows, reads_a_copy=True),
     Kind("bigquery-session", _bigquery_session, reads_a_copy=True, is_file=False),
     Kind("bigquery-view", _bigquery_view, reads_a_copy=True, is_file=False),
     Kind("bigquery-chunks", _bigquery_chunks, reads_a_copy=True, is_file=False),

@@ -151,7 +151,8 @@ class Reader:
                 f"epoch {epoch} was begun before; each epoch can be iterated over once"
             )
         if self._epoch is not None:
-            self._feed.stream.advance(epoch)  # a no-op where the last one was read to its end
+            # Of grants it gives up none where the last epoch was read to its end.
+            self._feed.stream.advance(epoch, self._rows, self._seconds_waited)
         self._epoch = epoch
         return self._batches_of(epoch)
 

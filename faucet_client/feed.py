@@ -86,9 +86,10 @@ class Stream:
         if self._open:
             self.call.credit(1, rows_consumed, seconds_waited)
 
-    def advance(self, epoch: int) -> None:
-        """Gives up what has not come yet of the epochs before `epoch`."""
+    def advance(self, epoch: int, rows_consumed: int, seconds_waited: float) -> None:
+        """Tells how far the reader is, and gives up what has not come yet of earlier epochs."""
         if self._open:
+            self.call.credit(0, rows_consumed, seconds_waited)
             self.call.advance(epoch)
 
     def close(self) -> None:

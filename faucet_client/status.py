@@ -107,6 +107,11 @@ class DatasetStatus:
         cost: What the warehouse charges; None for files.
         notes: What a person should know of how the rows are read, each a sentence.
         finding_chunks: Whether a first pass still finds the chunks: `chunks` are those so far.
+        rows_served: Rows that readers have been given, over all their epochs.
+        source_bytes_saved: What these rows would have been beyond `source_bytes_read`, had each
+            been read for each reader and epoch.
+        train_chunk_map: The state of each chunk's train rows; see `faucet_client.chunk_map`.
+        eval_chunk_map: The same of its eval rows.
     """
 
     key: str
@@ -127,6 +132,10 @@ class DatasetStatus:
     cost: CostStatus | None = None
     notes: tuple[str, ...] = ()
     finding_chunks: bool = False
+    rows_served: int = 0
+    source_bytes_saved: int = 0
+    train_chunk_map: bytes = b""
+    eval_chunk_map: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -147,6 +156,11 @@ class ReaderStatus:
         seconds_waited: Time that its `next()` waited for data.
         leased_bytes: Bytes of the segments that it holds.
         lease_limit_bytes: What it may hold before it is handed copies.
+        first_epoch: The epoch that it began with.
+        epochs: How many epochs it reads.
+        position_epochs: Where its trainer is: 2.25 is a quarter into its third epoch. It tells
+            when it goes on to the next chunk, and no more often.
+        lag_epochs: By how much another reader of the split is further, at most.
     """
 
     job: str
@@ -162,6 +176,10 @@ class ReaderStatus:
     seconds_waited: float
     leased_bytes: int
     lease_limit_bytes: int
+    first_epoch: int = 0
+    epochs: int = 0
+    position_epochs: float = 0.0
+    lag_epochs: float = 0.0
 
 
 @dataclass(frozen=True)

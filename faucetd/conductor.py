@@ -14,6 +14,7 @@ import os
 import resource
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -48,6 +49,7 @@ from faucetd.errors import (
 )
 from faucetd.journal import PlanJournal
 from faucetd.openings import Openings, WorkerTasks
+from faucetd.progress import Progress, with_lag
 from faucetd.schedule import events, instructions
 from faucetd.schedule.instructions import SegmentId
 from faucetd.schedule.scheduler import (
@@ -96,8 +98,7 @@ class _Reader:
         self.number = number
         self.session = session
         self.request = request
-        self.rows_consumed = 0
-        self.seconds_waited = 0.0
+        self.progress = Progress(request.first_epoch)
         self.outbox: asyncio.Queue[Started | Granted | FaucetError | None] = asyncio.Queue()
         self.left = False
         self.gone = asyncio.Event()
@@ -109,13 +110,14 @@ class _Reader:
         return message
 
     def credit(self, grants: int, rows_consumed: int, seconds_waited: float) -> None:
-        self.rows_consumed = rows_consumed
+        self.progress.rows_consumed = rows_consumed
         if math.isfinite(seconds_waited):
-            self.seconds_waited = seconds_waited
+            self.progress.seconds_waited = seconds_waited
         if grants and not self.left:
             self._conductor.happened(events.CreditsGiven(self.number, grants))
 
     def advance(self, epoch: int) -> None:
+        self.progress.advance(epoch)
         if not self.left:
             self._conductor.happened(events.EpochAdvanced(self.number, epoch))
 
@@ -529,7 +531,7 @@ class Conductor:
         if reader.left:
             return
         if (dataset := self._datasets.get(reader.request.dataset_key)) is not None:
-            dataset.passes += self._passes(reader)
+            dataset.rows_served[reader.request.split] += self._rows_granted(reader)
         self._forget_name(reader)
         reader.outbox.put_nowait(None)
         if self._scheduler.knows(reader.number):
@@ -629,7 +631,7 @@ class Conductor:
             ),
             workers=tuple(WorkerStatus(pid, state) for pid, state in self._workers().states()),
             datasets=tuple(self._dataset_status(key) for key in self._datasets),
-            readers=tuple(
+            readers=with_lag(
                 self._reader_status(reader)
                 for reader in self._readers.values()
                 if not reader.left and self._scheduler.knows(reader.number)
@@ -638,19 +640,20 @@ class Conductor:
 
     def _dataset_status(self, key: str) -> DatasetStatus:
         dataset = self._datasets[key]
-        now = sum(
-            self._passes(reader)
-            for reader in self._readers.values()
-            if reader.request.dataset_key == key and not reader.left
+        served = Counter(dataset.rows_served)
+        for reader in self._readers.values():
+            if reader.request.dataset_key == key and not reader.left:
+                served[reader.request.split] += self._rows_granted(reader)
+        return dataset.status(
+            self._scheduler.resident(key),
+            self._scheduler.chunk_map(key),
+            served,
+            self._settings.bigquery,
         )
-        return dataset.status(self._scheduler.resident(key), now, self._settings.bigquery)
 
-    def _passes(self, reader: _Reader) -> float:
-        """Passes over its split that a reader was given."""
-        if not self._scheduler.knows(reader.number):
-            return 0.0
-        rows = self._datasets[reader.request.dataset_key].rows(reader.request.split)
-        return self._scheduler.reader(reader.number).rows_granted / rows
+    def _rows_granted(self, reader: _Reader) -> int:
+        known = self._scheduler.knows(reader.number)
+        return self._scheduler.reader(reader.number).rows_granted if known else 0
 
     def _reader_status(self, reader: _Reader) -> ReaderStatus:
         view = self._scheduler.reader(reader.number)
@@ -664,11 +667,14 @@ class Conductor:
             pid=reader.session.pid,
             epoch=max(view.epoch, request.first_epoch),
             rows_granted=view.rows_granted,
-            rows_consumed=reader.rows_consumed,
+            rows_consumed=reader.progress.rows_consumed,
             rows_per_epoch=view.rows_per_epoch,
-            seconds_waited=reader.seconds_waited,
+            seconds_waited=reader.progress.seconds_waited,
             leased_bytes=view.leased_bytes,
             lease_limit_bytes=view.lease_limit_bytes,
+            first_epoch=request.first_epoch,
+            epochs=request.epochs,
+            position_epochs=reader.progress.position_epochs(view.rows_per_epoch),
         )
 
     def close(self) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -35,7 +37,7 @@ class OpenDataset:
         chunks: By number.
         broken: Why the plan cannot be used any more, or "".
         failures: Why chunks could not be made, by chunk, until they are.
-        passes: Passes over a split that readers were given, in all, who have left.
+        rows_served: Rows of each split that readers were given, in all, who have left.
         used_at: When it was last opened, or a reader of it was over; monotonic seconds.
     """
 
@@ -46,7 +48,7 @@ class OpenDataset:
         self.chunks: list[PlannedChunk] = list(opened.chunks)
         self.broken = ""
         self.failures: dict[int, str] = {}
-        self.passes = 0.0
+        self.rows_served: Counter[Split] = Counter()
         self.used_at = time.monotonic()
         self._chunks_made = 0
         self._rows_read = 0
@@ -199,13 +201,18 @@ class OpenDataset:
         )
 
     def status(
-        self, resident: dict[SegmentId, int], passes_now: float, settings: BigQuerySettings
+        self,
+        resident: Mapping[SegmentId, int],
+        chunk_map: Mapping[Split, bytes],
+        rows_served: Mapping[Split, int],
+        settings: BigQuerySettings,
     ) -> DatasetStatus:
         """What a status says.
 
         Args:
             resident: Its segments in memory, with their bytes.
-            passes_now: Passes that the readers of now have been given.
+            chunk_map: The states of its chunks.
+            rows_served: Rows of each split that readers were given, those of now included.
             settings: The prices.
         """
         failure = self.broken or next(iter(self.failures.values()), "")
@@ -228,12 +235,25 @@ class OpenDataset:
                 ColumnCounts(column, *structs.astuple(counts))
                 for column, counts in sorted(self._counts.items())
             ),
-            cost=self._cost(passes_now, settings),
+            cost=self._cost(rows_served, settings),
             notes=() if self.opened.warehouse is None else self.opened.warehouse.notes,
             finding_chunks=not self.complete,
+            rows_served=sum(rows_served.values()),
+            source_bytes_saved=self._bytes_saved(sum(rows_served.values())),
+            train_chunk_map=chunk_map["train"],
+            eval_chunk_map=chunk_map["eval"],
         )
 
-    def _cost(self, passes_now: float, settings: BigQuerySettings) -> CostStatus | None:
+    def _bytes_saved(self, rows_served: int) -> int:
+        """What reading each row for each of its readers would have taken, beyond what was read."""
+        if not self._rows_read:
+            return 0
+        rows_spared = max(rows_served - self._rows_read, 0)
+        return round(self._bytes_read * rows_spared / self._rows_read)
+
+    def _cost(
+        self, rows_served: Mapping[Split, int], settings: BigQuerySettings
+    ) -> CostStatus | None:
         facts = self.opened.warehouse
         if facts is None:
             return None
@@ -242,7 +262,9 @@ class OpenDataset:
             query_bytes=facts.query_bytes - facts.count_read_bytes,
             read_bytes=facts.count_read_bytes + round(facts.pass_bytes * self._rows_read / total),
             pass_bytes=facts.pass_bytes,
-            passes_served=self.passes + passes_now,
+            passes_served=sum(
+                rows / self.rows(split) for split, rows in rows_served.items() if rows
+            ),
             query_price_per_tib=settings.query_price_per_tib or 0.0,
             read_price_per_tib=settings.read_price_per_tib or 0.0,
         )

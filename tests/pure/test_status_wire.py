@@ -55,6 +55,10 @@ DATASET = DatasetStatus(
     cost=COST,
     notes=("one", "two"),
     finding_chunks=True,
+    rows_served=2**42 + 1,
+    source_bytes_saved=2**45 + 1,
+    train_chunk_map=bytes(range(256)),
+    eval_chunk_map=b"\x01\x02",
 )
 READER = ReaderStatus(
     job="sweep-1",
@@ -70,6 +74,10 @@ READER = ReaderStatus(
     seconds_waited=0.25,
     leased_bytes=2**36,
     lease_limit_bytes=2**37,
+    first_epoch=2,
+    epochs=5,
+    position_epochs=3.25,
+    lag_epochs=0.5,
 )
 FULL = Status(
     version="0.1.0",

@@ -232,7 +232,7 @@ class WorkerStatus(_message.Message):
     def __init__(self, pid: _Optional[int] = ..., state: _Optional[str] = ...) -> None: ...
 
 class DatasetStatus(_message.Message):
-    __slots__ = ("key", "source", "state", "error", "train_rows", "eval_rows", "chunks", "chunks_resident", "chunks_made", "resident_bytes", "source_rows_read", "source_bytes_read", "count_rows_read", "count_bytes_read", "counts", "cost", "notes", "finding_chunks")
+    __slots__ = ("key", "source", "state", "error", "train_rows", "eval_rows", "chunks", "chunks_resident", "chunks_made", "resident_bytes", "source_rows_read", "source_bytes_read", "count_rows_read", "count_bytes_read", "counts", "cost", "notes", "finding_chunks", "rows_served", "source_bytes_saved", "train_chunk_map", "eval_chunk_map")
     KEY_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -251,6 +251,10 @@ class DatasetStatus(_message.Message):
     COST_FIELD_NUMBER: _ClassVar[int]
     NOTES_FIELD_NUMBER: _ClassVar[int]
     FINDING_CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_SERVED_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_BYTES_SAVED_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_CHUNK_MAP_FIELD_NUMBER: _ClassVar[int]
+    EVAL_CHUNK_MAP_FIELD_NUMBER: _ClassVar[int]
     key: str
     source: str
     state: str
@@ -269,7 +273,11 @@ class DatasetStatus(_message.Message):
     cost: CostStatus
     notes: _containers.RepeatedScalarFieldContainer[str]
     finding_chunks: bool
-    def __init__(self, key: _Optional[str] = ..., source: _Optional[str] = ..., state: _Optional[str] = ..., error: _Optional[str] = ..., train_rows: _Optional[int] = ..., eval_rows: _Optional[int] = ..., chunks: _Optional[int] = ..., chunks_resident: _Optional[int] = ..., chunks_made: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., source_rows_read: _Optional[int] = ..., source_bytes_read: _Optional[int] = ..., count_rows_read: _Optional[int] = ..., count_bytes_read: _Optional[int] = ..., counts: _Optional[_Iterable[_Union[ColumnCounts, _Mapping]]] = ..., cost: _Optional[_Union[CostStatus, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ..., finding_chunks: _Optional[bool] = ...) -> None: ...
+    rows_served: int
+    source_bytes_saved: int
+    train_chunk_map: bytes
+    eval_chunk_map: bytes
+    def __init__(self, key: _Optional[str] = ..., source: _Optional[str] = ..., state: _Optional[str] = ..., error: _Optional[str] = ..., train_rows: _Optional[int] = ..., eval_rows: _Optional[int] = ..., chunks: _Optional[int] = ..., chunks_resident: _Optional[int] = ..., chunks_made: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., source_rows_read: _Optional[int] = ..., source_bytes_read: _Optional[int] = ..., count_rows_read: _Optional[int] = ..., count_bytes_read: _Optional[int] = ..., counts: _Optional[_Iterable[_Union[ColumnCounts, _Mapping]]] = ..., cost: _Optional[_Union[CostStatus, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ..., finding_chunks: _Optional[bool] = ..., rows_served: _Optional[int] = ..., source_bytes_saved: _Optional[int] = ..., train_chunk_map: _Optional[bytes] = ..., eval_chunk_map: _Optional[bytes] = ...) -> None: ...
 
 class CostStatus(_message.Message):
     __slots__ = ("query_bytes", "read_bytes", "pass_bytes", "passes_served", "query_price_per_tib", "read_price_per_tib")
@@ -308,7 +316,7 @@ class ColumnCounts(_message.Message):
     def __init__(self, column: _Optional[str] = ..., nulls: _Optional[int] = ..., rounded: _Optional[int] = ..., overflowed: _Optional[int] = ..., not_finite: _Optional[int] = ..., imputed: _Optional[int] = ..., clipped: _Optional[int] = ..., unseen: _Optional[int] = ...) -> None: ...
 
 class ReaderStatus(_message.Message):
-    __slots__ = ("job", "rank", "worker", "split", "dataset_key", "pid", "epoch", "rows_granted", "rows_consumed", "rows_per_epoch", "seconds_waited", "leased_bytes", "lease_limit_bytes")
+    __slots__ = ("job", "rank", "worker", "split", "dataset_key", "pid", "epoch", "rows_granted", "rows_consumed", "rows_per_epoch", "seconds_waited", "leased_bytes", "lease_limit_bytes", "first_epoch", "epochs", "position_epochs", "lag_epochs")
     JOB_FIELD_NUMBER: _ClassVar[int]
     RANK_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
@@ -322,6 +330,10 @@ class ReaderStatus(_message.Message):
     SECONDS_WAITED_FIELD_NUMBER: _ClassVar[int]
     LEASED_BYTES_FIELD_NUMBER: _ClassVar[int]
     LEASE_LIMIT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FIRST_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    POSITION_EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    LAG_EPOCHS_FIELD_NUMBER: _ClassVar[int]
     job: str
     rank: int
     worker: int
@@ -335,7 +347,11 @@ class ReaderStatus(_message.Message):
     seconds_waited: float
     leased_bytes: int
     lease_limit_bytes: int
-    def __init__(self, job: _Optional[str] = ..., rank: _Optional[int] = ..., worker: _Optional[int] = ..., split: _Optional[str] = ..., dataset_key: _Optional[str] = ..., pid: _Optional[int] = ..., epoch: _Optional[int] = ..., rows_granted: _Optional[int] = ..., rows_consumed: _Optional[int] = ..., rows_per_epoch: _Optional[int] = ..., seconds_waited: _Optional[float] = ..., leased_bytes: _Optional[int] = ..., lease_limit_bytes: _Optional[int] = ...) -> None: ...
+    first_epoch: int
+    epochs: int
+    position_epochs: float
+    lag_epochs: float
+    def __init__(self, job: _Optional[str] = ..., rank: _Optional[int] = ..., worker: _Optional[int] = ..., split: _Optional[str] = ..., dataset_key: _Optional[str] = ..., pid: _Optional[int] = ..., epoch: _Optional[int] = ..., rows_granted: _Optional[int] = ..., rows_consumed: _Optional[int] = ..., rows_per_epoch: _Optional[int] = ..., seconds_waited: _Optional[float] = ..., leased_bytes: _Optional[int] = ..., lease_limit_bytes: _Optional[int] = ..., first_epoch: _Optional[int] = ..., epochs: _Optional[int] = ..., position_epochs: _Optional[float] = ..., lag_epochs: _Optional[float] = ...) -> None: ...
 
 class GetProfileRequest(_message.Message):
     __slots__ = ("key",)

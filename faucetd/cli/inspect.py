@@ -16,7 +16,7 @@ from faucet_client.address import Address
 from faucet_client.errors import DaemonUnreachable, DatasetNotFound
 from faucet_client.status import CostStatus, DatasetStatus, ReaderStatus, Status
 from faucetd.cli.options import OTHER_ADDRESS, address_option
-from faucetd.sizes import format_size
+from faucetd.sizes import format_duration, format_size
 
 if TYPE_CHECKING:
     from faucet_client.session import Session
@@ -169,7 +169,7 @@ def status_lines(status: Status) -> Iterator[str]:
     """What `faucetd status` prints."""
     memory = status.memory
     states = Counter(worker.state for worker in status.workers)
-    yield f"faucetd {status.version}, process {status.pid}, up {_duration(status.uptime_s)}"
+    yield f"faucetd {status.version}, process {status.pid}, up {format_duration(status.uptime_s)}"
     yield (
         f"memory   {format_size(memory.used_bytes)} of {format_size(memory.budget_bytes)}; "
         f"trainers hold {format_size(memory.leased_bytes)}; "
@@ -273,11 +273,3 @@ def columns(header: str, rows: Sequence[Sequence[str]]) -> Iterator[str]:
             for cell, width, heading in zip(row, widths, headings, strict=True)
         )
         yield "  ".join(cells).rstrip()
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds_left = divmod(int(seconds), 60)
-    hours, minutes_left = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes_left} min"
-    return f"{minutes} min {seconds_left} s" if minutes else f"{seconds_left} s"

@@ -69,8 +69,6 @@ class History:
         # The one before the window's begin stays, so that the window is whole.
         while len(self._looks) > 2 and look.at_s - self._looks[1].at_s >= WINDOW_S:
             self._looks.popleft()
-        if not same_daemon(self._looks[0], look):
-            self._looks = deque([look])
         found = Rates()
         for earlier in self._looks:  # what is newer than the window is compared over its own time
             more = rates(earlier, look)

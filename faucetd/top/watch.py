@@ -33,11 +33,7 @@ class Watch:
             self.close()
         if self._session is None:
             self._session = Session.connect(self._address)
-        try:
-            return Look(self._session.status(), time.monotonic())
-        except FaucetError:
-            self.close()
-            raise
+        return Look(self._session.status(), time.monotonic())
 
     def close(self) -> None:
         """Ends the connection, if there is one."""

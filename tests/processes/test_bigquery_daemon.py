@@ -214,6 +214,7 @@ class Idle:
             allowed_uids=frozenset(),
             scratch_dir=folder,
             log_level="info",
+            metrics=None,
             bigquery=BigQuerySettings(),
         )
         journal = PlanJournal(folder / "p", BigQuerySettings())

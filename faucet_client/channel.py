@@ -57,6 +57,7 @@ from faucet_client.status import (
     ColumnCounts,
     CostStatus,
     DatasetStatus,
+    LabelStatus,
     MemoryStatus,
     ReaderStatus,
     Status,
@@ -175,6 +176,7 @@ class Grant:
     first_row: int
     rows: int
     layout: SegmentLayout
+    note: str = ""
 
 
 class Handoff:
@@ -597,6 +599,7 @@ def _grant_from(message: faucet_pb2.Grant) -> Grant:
         chunk=message.chunk,
         first_row=message.first_row,
         rows=message.rows,
+        note=message.note,
         layout=SegmentLayout(
             rows=layout.rows,
             nbytes=layout.nbytes,
@@ -636,6 +639,7 @@ def _status_from(message: faucet_pb2.Status) -> Status:
                         CostStatus(**fields(dataset.cost)) if dataset.HasField("cost") else None
                     ),
                     "notes": tuple(dataset.notes),
+                    "labels": tuple(LabelStatus(**fields(label)) for label in dataset.labels),
                 }
             )
             for dataset in message.datasets

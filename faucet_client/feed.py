@@ -5,6 +5,7 @@ The thread knows the feed and nothing above it, so that dropping an iterator end
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import threading
@@ -28,6 +29,16 @@ PREFETCH_GRANTS = 3
 """Grants that are under way or mapped beside the one being sliced."""
 
 START_TIMEOUT_S = 30.0
+
+_log = logging.getLogger(__name__)
+_warned: set[str] = set()  # keys of datasets
+
+
+def warn_once(dataset_key: str, note: str) -> None:
+    """Logs what the daemon says of a dataset, once a process however many readers hear it."""
+    if dataset_key not in _warned:
+        _warned.add(dataset_key)
+        _log.warning("%s", note)
 
 
 class Run:
@@ -115,6 +126,7 @@ class Feed:
         self.bytes_mapped = 0
         self.largest_nbytes = 0
         self._session = session
+        self._dataset_key = request.dataset_key
         self._started: queue.SimpleQueue[Started | FaucetError] = queue.SimpleQueue()
         self.ledger = Ledger()
         self.stream = Stream(session.channel.read(request))
@@ -177,6 +189,8 @@ class Feed:
             os.close(fd)
             if not mapped:
                 self._session.handoff.release((grant.lease,))
+        if grant.note:
+            warn_once(self._dataset_key, grant.note)
         self._session.adopt()
         self.bytes_mapped += grant.layout.nbytes
         self.largest_nbytes = max(self.largest_nbytes, grant.layout.nbytes)

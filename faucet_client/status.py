@@ -62,6 +62,27 @@ class ColumnCounts:
 
 
 @dataclass(frozen=True)
+class LabelStatus:
+    """How a label varies between chunks, over those made so far; see `faucetd/spread.py`.
+
+    Attributes:
+        split: "train" or "eval".
+        label: Its name.
+        between_share: Of its variance, the share between chunks: 0 to 1 (eta squared).
+        random_share: What that share would be on average, were rows dealt to chunks at random.
+        chunks: Chunks that it stands on.
+        rows: Rows that it stands on; nulls are left out.
+    """
+
+    split: Split
+    label: str
+    between_share: float
+    random_share: float
+    chunks: int
+    rows: int
+
+
+@dataclass(frozen=True)
 class CostStatus:
     """What a warehouse charges for a dataset.
 
@@ -112,6 +133,7 @@ class DatasetStatus:
             been read for each reader and epoch.
         train_chunk_map: The state of each chunk's train rows; see `faucet_client.chunk_map`.
         eval_chunk_map: The same of its eval rows.
+        labels: How each label varies between chunks, by split.
     """
 
     key: str
@@ -136,6 +158,7 @@ class DatasetStatus:
     source_bytes_saved: int = 0
     train_chunk_map: bytes = b""
     eval_chunk_map: bytes = b""
+    labels: tuple[LabelStatus, ...] = ()
 
 
 @dataclass(frozen=True)

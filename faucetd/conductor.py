@@ -101,6 +101,7 @@ class _Reader:
         self.progress = Progress(request.first_epoch)
         self.outbox: asyncio.Queue[Started | Granted | FaucetError | None] = asyncio.Queue()
         self.left = False
+        self.warned = False  # of the order of the dataset's rows
         self.gone = asyncio.Event()
 
     async def next(self) -> Started | Granted | None:
@@ -267,6 +268,9 @@ class Conductor:
         lease = _Lease(grant.reader, reader.session, secrets.token_bytes(16), grant.segment)
         self._leases[grant.lease] = lease
         self._handles[lease.handle] = grant.lease
+        dataset = self._datasets[grant.segment.dataset]
+        note = dataset.warning if grant.segment.split == "train" and not reader.warned else ""
+        reader.warned |= bool(note)
         reader.outbox.put_nowait(
             Granted(
                 grant.lease,
@@ -276,6 +280,7 @@ class Conductor:
                 grant.rows.first,
                 grant.rows.rows,
                 self._segments[grant.segment][1],
+                note,
             )
         )
 

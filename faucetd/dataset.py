@@ -12,13 +12,14 @@ from typing import Any
 from msgspec import structs
 
 from faucet_client.spec import SPLITS, BigQuerySource, DatasetSpec, Split
-from faucet_client.status import ColumnCounts, CostStatus, DatasetStatus
+from faucet_client.status import ColumnCounts, CostStatus, DatasetStatus, LabelStatus
 from faucetd.errors import SourceChanged
 from faucetd.fetch.bigquery.settings import BigQuerySettings
 from faucetd.fetch.pieces import PlannedChunk
 from faucetd.schedule import events
 from faucetd.schedule.instructions import SegmentId
 from faucetd.serve.backend import DatasetInfo
+from faucetd.spread import LabelSpread
 from faucetd.worker.messages import Counts, FoundChunk, Loaded, Opened, describe_spec
 
 EXPIRY_MARGIN_S = 600.0
@@ -38,6 +39,7 @@ class OpenDataset:
         broken: Why the plan cannot be used any more, or "".
         failures: Why chunks could not be made, by chunk, until they are.
         rows_served: Rows of each split that readers were given, in all, who have left.
+        warning: What trainers should be told of the order of the rows, or "".
         used_at: When it was last opened, or a reader of it was over; monotonic seconds.
     """
 
@@ -49,12 +51,16 @@ class OpenDataset:
         self.broken = ""
         self.failures: dict[int, str] = {}
         self.rows_served: Counter[Split] = Counter()
+        self.warning = ""
         self.used_at = time.monotonic()
         self._chunks_made = 0
         self._rows_read = 0
         self._bytes_read = 0
         self._counts: dict[str, Counts] = {}
         self._found_rows: dict[Split, int] = dict.fromkeys(SPLITS, 0)
+        self._spreads: dict[tuple[Split, str], LabelSpread] = {}
+        self._spread_of: set[tuple[Split, int]] = set()  # chunks whose labels are counted
+        self._spread_rows = 0  # of the train split, in these
 
     @property
     def key(self) -> str:
@@ -160,6 +166,36 @@ class OpenDataset:
         self._bytes_read += loaded.bytes_read
         for column, counts in loaded.counts.items():
             self._counts[column] = _add(self._counts.get(column), counts)
+        for split, labels in loaded.labels.items():
+            if (split, chunk) not in self._spread_of:
+                self._spread_of.add((split, chunk))
+                for label, moments in labels.items():
+                    self._spreads.setdefault((split, label), LabelSpread()).add(moments)
+                if split == "train":
+                    self._spread_rows += rows_of(self.chunks[chunk], split)
+                    self.warning = self._sorted_by()
+
+    def _sorted_by(self) -> str:
+        """What to do about labels that differ from chunk to chunk, once half the rows say so."""
+        if self._spread_rows < self.rows("train") / 2:
+            return ""
+        found = [
+            f"{label!r} ({spread.share:.0%})"
+            for (split, label), spread in self._spreads.items()
+            if split == "train" and spread.is_sorted
+        ]
+        if not found:
+            return ""
+        cure = (
+            'open it with chunking="hash"'
+            if isinstance(self.spec.source, BigQuerySource)
+            else "write it in the order of a hash, or open it with a smaller chunk_rows"
+        )
+        return (
+            f"the rows of {self.spec.source} are sorted by something that tells the label: of the "
+            f"variance of {', '.join(found)} so much lies between chunks, and batches are rows of "
+            f'one chunk. Training suffers; {cure}, or iterate with shuffle="rows"'
+        )
 
     def joinable(self, *, being_read: bool, all_resident: bool, max_age_s: float) -> bool:
         """Whether who asks for the same spec of a warehouse shall share it.
@@ -236,13 +272,23 @@ class OpenDataset:
                 for column, counts in sorted(self._counts.items())
             ),
             cost=self._cost(rows_served, settings),
-            notes=() if self.opened.warehouse is None else self.opened.warehouse.notes,
+            notes=self._notes(),
             finding_chunks=not self.complete,
             rows_served=sum(rows_served.values()),
             source_bytes_saved=self._bytes_saved(sum(rows_served.values())),
             train_chunk_map=chunk_map["train"],
             eval_chunk_map=chunk_map["eval"],
+            labels=tuple(
+                LabelStatus(
+                    split, label, spread.share, spread.random_share, spread.chunks, spread.rows
+                )
+                for (split, label), spread in sorted(self._spreads.items())
+            ),
         )
+
+    def _notes(self) -> tuple[str, ...]:
+        facts = self.opened.warehouse
+        return (*(() if facts is None else facts.notes), *([self.warning] if self.warning else ()))
 
     def _bytes_saved(self, rows_served: int) -> int:
         """What reading each row for each of its readers would have taken, beyond what was read."""

@@ -88,6 +88,12 @@ def _datasets(datasets: Iterable[DatasetStatus]) -> Iterator[Metric]:
             if state != "no_rows"
         ),
     )
+    yield _gauges(
+        "faucet_label_between_chunk_ratio",
+        "Of a label's variance, the share between chunks: 0 to 1, near 0 for shuffled rows.",
+        ("dataset", "split", "label"),
+        (((d.key, one.split, one.label), one.between_share) for d in known for one in d.labels),
+    )
     for name, text, field in (
         ("faucet_dataset_resident_bytes", "Segments of the dataset in memory.", "resident_bytes"),
         (

@@ -85,6 +85,7 @@ class Granted:
     first_row: int
     rows: int
     layout: SegmentLayout
+    note: str = ""
 
 
 class ReaderStream(Protocol):

@@ -176,6 +176,7 @@ def daemon_message_to(message: Started | Granted) -> faucet_pb2.DaemonMessage:
             first_row=message.first_row,
             rows=message.rows,
             layout=_layout_to(message.layout),
+            note=message.note,
         )
     )
 
@@ -213,6 +214,7 @@ def status_to(status: Status) -> faucet_pb2.Status:
                 **vars(dataset)
                 | {
                     "counts": [faucet_pb2.ColumnCounts(**vars(c)) for c in dataset.counts],
+                    "labels": [faucet_pb2.LabelStatus(**vars(label)) for label in dataset.labels],
                     "cost": dataset.cost and faucet_pb2.CostStatus(**vars(dataset.cost)),
                 }
             )

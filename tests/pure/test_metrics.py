@@ -52,6 +52,7 @@ def test_every_figure_has_its_series() -> None:
     assert found["faucet_dataset_rows", "3fa2", "eval"] == DATASET.eval_rows
     assert found["faucet_dataset_chunks", "3fa2", "train", "leased"] == 251
     assert found["faucet_dataset_chunks", "3fa2", "eval", "spilled"] == 1
+    assert found["faucet_label_between_chunk_ratio", "3fa2", "y", "train"] == 0.25
     assert found["faucet_source_bytes_read_total", "3fa2"] == DATASET.source_bytes_read
     assert found["faucet_source_saved_bytes", "3fa2"] == DATASET.source_bytes_saved
     assert found["faucet_rows_served_total", "3fa2"] == DATASET.rows_served

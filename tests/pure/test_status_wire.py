@@ -13,6 +13,7 @@ from faucet_client.status import (
     ColumnCounts,
     CostStatus,
     DatasetStatus,
+    LabelStatus,
     MemoryStatus,
     ReaderStatus,
     Status,
@@ -59,6 +60,10 @@ DATASET = DatasetStatus(
     source_bytes_saved=2**45 + 1,
     train_chunk_map=bytes(range(256)),
     eval_chunk_map=b"\x01\x02",
+    labels=(
+        LabelStatus("train", "y", 0.25, 0.125, 7, 2**40),
+        LabelStatus("eval", "z", 1.0, 0.5, 1, 2),
+    ),
 )
 READER = ReaderStatus(
     job="sweep-1",

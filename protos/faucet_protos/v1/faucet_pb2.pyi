@@ -142,7 +142,7 @@ class ReaderStarted(_message.Message):
     def __init__(self, rows_per_epoch: _Optional[int] = ..., lease_limit_bytes: _Optional[int] = ...) -> None: ...
 
 class Grant(_message.Message):
-    __slots__ = ("lease", "handle", "epoch", "chunk", "first_row", "rows", "layout")
+    __slots__ = ("lease", "handle", "epoch", "chunk", "first_row", "rows", "layout", "note")
     LEASE_FIELD_NUMBER: _ClassVar[int]
     HANDLE_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -150,6 +150,7 @@ class Grant(_message.Message):
     FIRST_ROW_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
     lease: int
     handle: bytes
     epoch: int
@@ -157,7 +158,8 @@ class Grant(_message.Message):
     first_row: int
     rows: int
     layout: SegmentLayout
-    def __init__(self, lease: _Optional[int] = ..., handle: _Optional[bytes] = ..., epoch: _Optional[int] = ..., chunk: _Optional[int] = ..., first_row: _Optional[int] = ..., rows: _Optional[int] = ..., layout: _Optional[_Union[SegmentLayout, _Mapping]] = ...) -> None: ...
+    note: str
+    def __init__(self, lease: _Optional[int] = ..., handle: _Optional[bytes] = ..., epoch: _Optional[int] = ..., chunk: _Optional[int] = ..., first_row: _Optional[int] = ..., rows: _Optional[int] = ..., layout: _Optional[_Union[SegmentLayout, _Mapping]] = ..., note: _Optional[str] = ...) -> None: ...
 
 class SegmentLayout(_message.Message):
     __slots__ = ("rows", "nbytes", "columns")
@@ -232,7 +234,7 @@ class WorkerStatus(_message.Message):
     def __init__(self, pid: _Optional[int] = ..., state: _Optional[str] = ...) -> None: ...
 
 class DatasetStatus(_message.Message):
-    __slots__ = ("key", "source", "state", "error", "train_rows", "eval_rows", "chunks", "chunks_resident", "chunks_made", "resident_bytes", "source_rows_read", "source_bytes_read", "count_rows_read", "count_bytes_read", "counts", "cost", "notes", "finding_chunks", "rows_served", "source_bytes_saved", "train_chunk_map", "eval_chunk_map")
+    __slots__ = ("key", "source", "state", "error", "train_rows", "eval_rows", "chunks", "chunks_resident", "chunks_made", "resident_bytes", "source_rows_read", "source_bytes_read", "count_rows_read", "count_bytes_read", "counts", "cost", "notes", "finding_chunks", "rows_served", "source_bytes_saved", "train_chunk_map", "eval_chunk_map", "labels")
     KEY_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -255,6 +257,7 @@ class DatasetStatus(_message.Message):
     SOURCE_BYTES_SAVED_FIELD_NUMBER: _ClassVar[int]
     TRAIN_CHUNK_MAP_FIELD_NUMBER: _ClassVar[int]
     EVAL_CHUNK_MAP_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     key: str
     source: str
     state: str
@@ -277,7 +280,24 @@ class DatasetStatus(_message.Message):
     source_bytes_saved: int
     train_chunk_map: bytes
     eval_chunk_map: bytes
-    def __init__(self, key: _Optional[str] = ..., source: _Optional[str] = ..., state: _Optional[str] = ..., error: _Optional[str] = ..., train_rows: _Optional[int] = ..., eval_rows: _Optional[int] = ..., chunks: _Optional[int] = ..., chunks_resident: _Optional[int] = ..., chunks_made: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., source_rows_read: _Optional[int] = ..., source_bytes_read: _Optional[int] = ..., count_rows_read: _Optional[int] = ..., count_bytes_read: _Optional[int] = ..., counts: _Optional[_Iterable[_Union[ColumnCounts, _Mapping]]] = ..., cost: _Optional[_Union[CostStatus, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ..., finding_chunks: _Optional[bool] = ..., rows_served: _Optional[int] = ..., source_bytes_saved: _Optional[int] = ..., train_chunk_map: _Optional[bytes] = ..., eval_chunk_map: _Optional[bytes] = ...) -> None: ...
+    labels: _containers.RepeatedCompositeFieldContainer[LabelStatus]
+    def __init__(self, key: _Optional[str] = ..., source: _Optional[str] = ..., state: _Optional[str] = ..., error: _Optional[str] = ..., train_rows: _Optional[int] = ..., eval_rows: _Optional[int] = ..., chunks: _Optional[int] = ..., chunks_resident: _Optional[int] = ..., chunks_made: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., source_rows_read: _Optional[int] = ..., source_bytes_read: _Optional[int] = ..., count_rows_read: _Optional[int] = ..., count_bytes_read: _Optional[int] = ..., counts: _Optional[_Iterable[_Union[ColumnCounts, _Mapping]]] = ..., cost: _Optional[_Union[CostStatus, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ..., finding_chunks: _Optional[bool] = ..., rows_served: _Optional[int] = ..., source_bytes_saved: _Optional[int] = ..., train_chunk_map: _Optional[bytes] = ..., eval_chunk_map: _Optional[bytes] = ..., labels: _Optional[_Iterable[_Union[LabelStatus, _Mapping]]] = ...) -> None: ...
+
+class LabelStatus(_message.Message):
+    __slots__ = ("split", "label", "between_share", "random_share", "chunks", "rows")
+    SPLIT_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    BETWEEN_SHARE_FIELD_NUMBER: _ClassVar[int]
+    RANDOM_SHARE_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    split: str
+    label: str
+    between_share: float
+    random_share: float
+    chunks: int
+    rows: int
+    def __init__(self, split: _Optional[str] = ..., label: _Optional[str] = ..., between_share: _Optional[float] = ..., random_share: _Optional[float] = ..., chunks: _Optional[int] = ..., rows: _Optional[int] = ...) -> None: ...
 
 class CostStatus(_message.Message):
     __slots__ = ("query_bytes", "read_bytes", "pass_bytes", "passes_served", "query_price_per_tib", "read_price_per_tib")

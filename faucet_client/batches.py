@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
 
 from faucet_client.batch import Batch, Block
-from faucet_client.channel import ReaderRequest
+from faucet_client.channel import ReaderRequest, Told
 from faucet_client.errors import (
     FaucetError,
     InternalError,
@@ -128,6 +128,7 @@ class Reader:
             weakref.finalize(self, self._shuffler.close).atexit = False
         self._epoch: int | None = None
         self._batches_before = 0  # this epoch
+        self._rows_before = 0
         self._rows = 0
         self._batches = 0
         self._joined = 0
@@ -175,6 +176,15 @@ class Reader:
             return self._progress.state(batches, batches * self.reading.batch_size)
         return self._progress.beginning_of(epoch + 1)
 
+    def _told(self) -> Told:
+        """How far it is, by its blocks of batches."""
+        epoch = self.reading.request.first_epoch if self._epoch is None else self._epoch
+        return Told(
+            self._rows,
+            self._seconds_waited,
+            epoch + self._progress.part_of_epoch(self._rows - self._rows_before),
+        )
+
     def close(self) -> None:
         """Ends the reader. Batches that were handed out stay valid."""
         self._feed.stream.close()
@@ -205,9 +215,11 @@ class Reader:
                 f"epoch {epoch} was begun before; each epoch can be iterated over once"
             )
         if self._epoch is not None:
-            self._feed.stream.advance(epoch)  # a no-op where the last one was read to its end
+            # Of grants it gives up none where the last epoch was read to its end.
+            self._feed.stream.advance(epoch, self._told())
         self._epoch = epoch
         self._batches_before = self._batches
+        self._rows_before = self._rows
         self._progress.begin(epoch)
         return self._batches_of(epoch)
 
@@ -293,7 +305,7 @@ class Reader:
         while True:
             self._refuse_if_given_up(epoch)
             mixed = self._pop(shuffler.blocks)
-            shuffler.progress = self._rows, self._seconds_waited
+            shuffler.told = self._told()
             shuffler.used_up()
             if mixed.epoch == epoch:
                 return mixed
@@ -340,7 +352,7 @@ class Reader:
         while True:
             self._refuse_if_given_up(epoch)
             run = self._pop(self._feed.ready)
-            self._feed.stream.credit(self._rows, self._seconds_waited)
+            self._feed.stream.credit(self._told())
             if run.epoch == epoch:
                 return run
             if run.epoch > epoch:

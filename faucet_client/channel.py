@@ -17,7 +17,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 # Without this, gRPC leaves a forked child with threads that are not there and descriptors that are
 # the parent's, and every fourth DataLoader worker fails (grpc: doc/fork_support.md). It is read
@@ -59,6 +59,7 @@ from faucet_client.status import (
     ColumnCounts,
     CostStatus,
     DatasetStatus,
+    LabelStatus,
     MemoryStatus,
     ReaderStatus,
     Status,
@@ -178,6 +179,14 @@ class ReaderRequest:
     earlier: tuple[EarlierReader, ...] = ()
 
 
+class Told(NamedTuple):
+    """How far a reader is: totals of its rows and waits, and 2.25 for a quarter into epoch 2."""
+
+    rows_consumed: int
+    seconds_waited: float
+    position_epochs: float
+
+
 @dataclass(frozen=True)
 class Started:
     """The reader may read.
@@ -205,6 +214,7 @@ class Grant:
     chunk: int
     ranges: Ranges
     layout: SegmentLayout
+    note: str = ""
 
 
 class Handoff:
@@ -498,11 +508,9 @@ class ReaderCall:
         except grpc.RpcError as error:
             raise self._channel.translated(error) from None
 
-    def credit(self, grants: int, rows_consumed: int, seconds_waited: float) -> None:
+    def credit(self, grants: int, told: Told) -> None:
         """Takes further grants, and tells how far the reader is."""
-        credit = faucet_pb2.Credit(
-            grants=grants, rows_consumed=rows_consumed, seconds_waited=seconds_waited
-        )
+        credit = faucet_pb2.Credit(grants=grants, **told._asdict())
         self._requests.put(faucet_pb2.ReaderMessage(credit=credit))
 
     def advance(self, epoch: int) -> None:
@@ -659,6 +667,7 @@ def _grant_from(message: faucet_pb2.Grant) -> Grant:
         epoch=message.epoch,
         chunk=message.chunk,
         ranges=tuple((each.first_row, each.rows) for each in message.ranges),
+        note=message.note,
         layout=SegmentLayout(
             rows=layout.rows,
             nbytes=layout.nbytes,
@@ -698,6 +707,7 @@ def _status_from(message: faucet_pb2.Status) -> Status:
                         CostStatus(**fields(dataset.cost)) if dataset.HasField("cost") else None
                     ),
                     "notes": tuple(dataset.notes),
+                    "labels": tuple(LabelStatus(**fields(label)) for label in dataset.labels),
                 }
             )
             for dataset in message.datasets

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Protocol
 
 from faucet_client._memory import is_sealed, page_rounded
-from faucet_client.channel import Grant, ReaderCall, ReaderRequest, Started
+from faucet_client.channel import Grant, ReaderCall, ReaderRequest, Started, Told
 from faucet_client.errors import (
     AccessDenied,
     DaemonError,
@@ -40,6 +40,14 @@ START_TIMEOUT_S = 30.0
 
 RETRY_S = 0.1
 """Between attempts to connect to a daemon that is not there."""
+_warned: set[str] = set()  # keys of datasets
+
+
+def warn_once(dataset_key: str, note: str) -> None:
+    """Logs what the daemon says of a dataset, once a process however many readers hear it."""
+    if dataset_key not in _warned:
+        _warned.add(dataset_key)
+        _log.warning("%s", note)
 
 
 class Run:
@@ -94,15 +102,16 @@ class Stream:
         """Whether more is wanted."""
         return self._open
 
-    def credit(self, rows_consumed: int, seconds_waited: float) -> None:
+    def credit(self, told: Told) -> None:
         """Takes one grant more, and tells how far the reader is."""
         if self._open:
-            self.call.credit(1, rows_consumed, seconds_waited)
+            self.call.credit(1, told)
 
-    def advance(self, epoch: int) -> None:
-        """Gives up what has not come yet of the epochs before `epoch`."""
+    def advance(self, epoch: int, told: Told) -> None:
+        """Tells how far the reader is, and gives up what has not come yet of earlier epochs."""
         self.least_epoch = epoch
         if self._open:
+            self.call.credit(0, told)
             self.call.advance(epoch)
 
     def close(self) -> None:
@@ -309,6 +318,8 @@ class Feed:
             os.close(fd)
             if not mapped:
                 session.handoff.release((grant.lease,))
+        if grant.note:
+            warn_once(self._request.dataset_key, grant.note)
         session.adopt()
         self.bytes_mapped += grant.layout.nbytes
         self.largest_nbytes = max(self.largest_nbytes, grant.layout.nbytes)

@@ -62,6 +62,13 @@ class Progress:
             return self._first_epoch_rows - self._first.rows
         return self._rows_per_epoch
 
+    def part_of_epoch(self, rows: int) -> float:
+        """How much of the epoch so many rows are, with those before it was begun here."""
+        begun = self._begun
+        first = begun.epoch == self._first.epoch
+        total = self._first_epoch_rows if first else self._rows_per_epoch
+        return (begun.rows + rows) / total if total else 0.0
+
     def left_out(self, chunk: int) -> int:
         """Rows of the chunk that were had, and are left out when it is granted again."""
         partly = self._begun.partly.get(chunk)

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from faucet_client.channel import ReaderRequest
+from faucet_client.channel import ReaderRequest, Told
 from faucet_client.errors import FaucetError, InternalError
 from faucet_client.feed import Feed, Run
 from faucet_client.gather import Picked, gather_rows
@@ -113,11 +113,12 @@ class Shuffler:
 
     Attributes:
         blocks: What it has made; an error is the end.
+        told: How far the reader is, which it passes on.
     """
 
     def __init__(self, feed: Feed, request: ReaderRequest, batch_size: int, at: Beginnings) -> None:
         self.blocks: queue.SimpleQueue[Mixed | FaucetError] = queue.SimpleQueue()
-        self.progress: tuple[int, float] = (0, 0.0)  # rows consumed, seconds waited; for the status
+        self.told = Told(0, 0.0, request.first_epoch)
         self._feed = feed
         self._request = request
         self._size = batch_size
@@ -180,7 +181,7 @@ class Shuffler:
             if run.epoch > epoch:
                 self._ahead = run
                 return None
-            self._feed.stream.credit(*self.progress)
+            self._feed.stream.credit(self.told)
             if run.epoch == epoch:
                 return run
 

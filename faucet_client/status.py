@@ -62,6 +62,27 @@ class ColumnCounts:
 
 
 @dataclass(frozen=True)
+class LabelStatus:
+    """How a label varies between chunks, over those made so far; see `faucetd/spread.py`.
+
+    Attributes:
+        split: "train" or "eval".
+        label: Its name.
+        between_share: Of its variance, the share between chunks: 0 to 1 (eta squared).
+        random_share: What that share would be on average, were rows dealt to chunks at random.
+        chunks: Chunks that it stands on.
+        rows: Rows that it stands on; nulls are left out.
+    """
+
+    split: Split
+    label: str
+    between_share: float
+    random_share: float
+    chunks: int
+    rows: int
+
+
+@dataclass(frozen=True)
 class CostStatus:
     """What a warehouse charges for a dataset.
 
@@ -111,6 +132,12 @@ class DatasetStatus:
         spilled_bytes: What they take there.
         chunks_restored: How many times a split of a chunk came back from disk, instead of from the
             source.
+        rows_served: Rows that readers have been given, over all their epochs.
+        source_bytes_saved: What these rows would have been beyond `source_bytes_read`, had each
+            been read for each reader and epoch.
+        train_chunk_map: The state of each chunk's train rows; see `faucet_client.chunk_map`.
+        eval_chunk_map: The same of its eval rows.
+        labels: How each label varies between chunks, by split.
     """
 
     key: str
@@ -134,6 +161,11 @@ class DatasetStatus:
     chunks_spilled: int = 0
     spilled_bytes: int = 0
     chunks_restored: int = 0
+    rows_served: int = 0
+    source_bytes_saved: int = 0
+    train_chunk_map: bytes = b""
+    eval_chunk_map: bytes = b""
+    labels: tuple[LabelStatus, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -154,6 +186,11 @@ class ReaderStatus:
         seconds_waited: Time that its `next()` waited for data.
         leased_bytes: Bytes of the segments that it holds.
         lease_limit_bytes: What it may hold before it is handed copies.
+        first_epoch: The epoch that it began with.
+        epochs: How many epochs it reads.
+        position_epochs: Where its trainer is: 2.25 is a quarter into its third epoch. It tells
+            when it goes on to the next chunk, and no more often.
+        lag_epochs: By how much another reader of the split is further, at most.
     """
 
     job: str
@@ -169,6 +206,10 @@ class ReaderStatus:
     seconds_waited: float
     leased_bytes: int
     lease_limit_bytes: int
+    first_epoch: int = 0
+    epochs: int = 0
+    position_epochs: float = 0.0
+    lag_epochs: float = 0.0
 
 
 @dataclass(frozen=True)

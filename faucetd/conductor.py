@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
 import resource
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -50,6 +50,7 @@ from faucetd.errors import (
 )
 from faucetd.journal import PlanJournal
 from faucetd.openings import Openings, WorkerTasks
+from faucetd.progress import with_lag
 from faucetd.publish.spill import Leftover, SpillFolder
 from faucetd.schedule import events, instructions
 from faucetd.schedule.instructions import SegmentId
@@ -64,6 +65,7 @@ from faucetd.serve.backend import (
     Profiled,
     ReaderRequest,
     Started,
+    Told,
 )
 from faucetd.serve.sessions import Session
 from faucetd.spilling import Spilling
@@ -100,10 +102,10 @@ class _Reader:
         self.number = number
         self.session = session
         self.request = request
-        self.rows_consumed = 0
-        self.seconds_waited = 0.0
+        self.told = Told(position_epochs=request.first_epoch)
         self.outbox: asyncio.Queue[Started | Granted | FaucetError | None] = asyncio.Queue()
         self.left = False
+        self.warned = False  # of the order of the dataset's rows
         self.gone = asyncio.Event()
 
     async def next(self) -> Started | Granted | None:
@@ -112,10 +114,8 @@ class _Reader:
             raise message
         return message
 
-    def credit(self, grants: int, rows_consumed: int, seconds_waited: float) -> None:
-        self.rows_consumed = rows_consumed
-        if math.isfinite(seconds_waited):
-            self.seconds_waited = seconds_waited
+    def credit(self, grants: int, told: Told) -> None:
+        self.told = told
         if grants and not self.left:
             self._conductor.happened(events.CreditsGiven(self.number, grants))
 
@@ -316,6 +316,9 @@ class Conductor:
         lease = _Lease(grant.reader, reader.session, secrets.token_bytes(16), grant.segment)
         self._leases[grant.lease] = lease
         self._handles[lease.handle] = grant.lease
+        dataset = self._datasets[grant.segment.dataset]
+        note = dataset.warning if grant.segment.split == "train" and not reader.warned else ""
+        reader.warned |= bool(note)
         reader.outbox.put_nowait(
             Granted(
                 grant.lease,
@@ -324,6 +327,7 @@ class Conductor:
                 grant.segment.chunk,
                 grant.rows,
                 self._segments[grant.segment][1],
+                note,
             )
         )
 
@@ -591,7 +595,7 @@ class Conductor:
         if reader.left:
             return
         if (dataset := self._datasets.get(reader.request.dataset_key)) is not None:
-            dataset.passes += self._passes(reader)
+            dataset.rows_served[reader.request.split] += self._rows_granted(reader)
         self._forget_name(reader)
         reader.outbox.put_nowait(None)
         if self._scheduler.knows(reader.number):
@@ -691,7 +695,7 @@ class Conductor:
             ),
             workers=tuple(WorkerStatus(pid, state) for pid, state in self._workers().states()),
             datasets=tuple(self._dataset_status(key) for key in self._datasets),
-            readers=tuple(
+            readers=with_lag(
                 self._reader_status(reader)
                 for reader in self._readers.values()
                 if not reader.left and self._scheduler.knows(reader.number)
@@ -703,25 +707,22 @@ class Conductor:
 
     def _dataset_status(self, key: str) -> DatasetStatus:
         dataset = self._datasets[key]
-        now = sum(
-            self._passes(reader)
-            for reader in self._readers.values()
-            if reader.request.dataset_key == key and not reader.left
-        )
+        served = Counter(dataset.rows_served)
+        for reader in self._readers.values():
+            if reader.request.dataset_key == key and not reader.left:
+                served[reader.request.split] += self._rows_granted(reader)
         return dataset.status(
             self._scheduler.resident(key),
             self._scheduler.spilled(key),
             self._spilling.restored[key],
-            now,
+            self._scheduler.chunk_map(key),
+            served,
             self._settings.bigquery,
         )
 
-    def _passes(self, reader: _Reader) -> float:
-        """Passes over its split that a reader was given."""
-        if not self._scheduler.knows(reader.number):
-            return 0.0
-        rows = self._datasets[reader.request.dataset_key].rows(reader.request.split)
-        return self._scheduler.reader(reader.number).rows_granted / rows
+    def _rows_granted(self, reader: _Reader) -> int:
+        known = self._scheduler.knows(reader.number)
+        return self._scheduler.reader(reader.number).rows_granted if known else 0
 
     def _reader_status(self, reader: _Reader) -> ReaderStatus:
         view = self._scheduler.reader(reader.number)
@@ -735,11 +736,14 @@ class Conductor:
             pid=reader.session.pid,
             epoch=max(view.epoch, request.first_epoch),
             rows_granted=view.rows_granted,
-            rows_consumed=reader.rows_consumed,
+            rows_consumed=reader.told.rows_consumed,
             rows_per_epoch=view.rows_per_epoch,
-            seconds_waited=reader.seconds_waited,
+            seconds_waited=reader.told.seconds_waited,
             leased_bytes=view.leased_bytes,
             lease_limit_bytes=view.lease_limit_bytes,
+            first_epoch=request.first_epoch,
+            epochs=request.epochs,
+            position_epochs=reader.told.position_epochs,
         )
 
     def close(self) -> None:

@@ -29,6 +29,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from faucet_client.address import Address, builtin_address, parse_address
+from faucetd.endpoint import Endpoint, parse_endpoint
 from faucetd.errors import ConfigError
 from faucetd.fetch.bigquery.settings import BigQuerySettings
 from faucetd.machine import MemoryLimit, cpu_count, memory_limit
@@ -78,6 +79,7 @@ class Settings:
         spill_dir: Folder for copies of prepared chunks; None for no spill tier.
         spill_budget: Bytes that they may take; None for a share of what the disk has left.
         log_level: The least severe messages that are logged.
+        metrics: Where Prometheus metrics are to be had; None for nowhere.
         bigquery: How to reach BigQuery.
     """
 
@@ -91,6 +93,7 @@ class Settings:
     spill_dir: Path | None
     spill_budget: int | None
     log_level: LogLevel
+    metrics: Endpoint | None
     bigquery: BigQuerySettings
 
 
@@ -187,6 +190,10 @@ def _parse_path(value: object) -> Path:
     if not os.path.isabs(text):
         raise ValueError(f"{text!r} is not an absolute path")
     return Path(os.path.normpath(text))
+
+
+def _parse_metrics(value: object) -> Endpoint:
+    return parse_endpoint(_text(value))
 
 
 def _parse_log_level(value: object) -> LogLevel:
@@ -430,6 +437,17 @@ SETTINGS: tuple[Setting, ...] = (
         metavar="LEVEL",
         help=f"Least severe messages to log: {', '.join(LOG_LEVELS)}.",
     ),
+    Setting(
+        name="metrics",
+        parse=_parse_metrics,
+        default=lambda: None,
+        default_text="nowhere",
+        metavar="ADDRESS",
+        help=(
+            "Where Prometheus metrics are served by HTTP: a port of this machine alone, such as "
+            "127.0.0.1:9464, or a Unix socket, as unix:///folder/metrics.sock."
+        ),
+    ),
 )
 """Every setting, those of warehouses after the daemon's own."""
 
@@ -601,6 +619,7 @@ def make_settings(values: Mapping[str, Any]) -> Settings:
         spill_dir=values["spill_dir"],
         spill_budget=values["spill_budget"],
         log_level=values["log_level"],
+        metrics=values["metrics"],
         bigquery=BigQuerySettings(
             **{
                 setting.key: values[setting.name]
@@ -619,6 +638,12 @@ def make_settings(values: Mapping[str, Any]) -> Settings:
         if not root.exists():
             raise ConfigError(f"allowed_roots: {root} does not exist; make it, or correct the path")
     check_credentials(settings.bigquery)
+    if settings.metrics is not None and not settings.metrics.is_local:
+        raise ConfigError(
+            f"metrics: {settings.metrics.host} is no loopback address, and whoever reaches it "
+            "could read the names of jobs and tables; use 127.0.0.1, [::1] or localhost, or a Unix "
+            "socket, and have an agent on this machine pass them on"
+        )
     return settings
 
 

@@ -17,14 +17,16 @@ import shutil
 import signal
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from faucet_client._version import __version__
 from faucet_client.address import Address
+from faucet_client.status import Status
 from faucetd.conductor import Conductor
 from faucetd.config import Settings
 from faucetd.dealt import DealtFolders
@@ -37,6 +39,9 @@ from faucetd.serve.sessions import SessionTable
 from faucetd.sizes import format_size
 from faucetd.spilling import claim, default_budget
 from faucetd.worker.pool import WorkerPool
+
+if TYPE_CHECKING:
+    from faucetd.exposition import Exposition
 
 _log = logging.getLogger(__name__)
 
@@ -94,6 +99,7 @@ async def _serve(settings: Settings, scratch_dir: Path, spill: SpillFolder | Non
     conductor.take_up_spilled(leftovers)
     server, healths = make_server(FaucetService(sessions, conductor))
     _bind(server, settings)
+    exposition = _expose(settings, conductor.status)
     try:
         pool.start()
         handoff.start()
@@ -112,11 +118,13 @@ async def _serve(settings: Settings, scratch_dir: Path, spill: SpillFolder | Non
             conductor.end_readers()
             await conductor.finish_spilling(FINISH_SPILLING_S)
     finally:
+        if exposition is not None:
+            exposition.stop()
         await server.stop(grace=0.5)
         handoff.stop()
         pool.stop()
         conductor.close()
-        _remove_sockets(settings.listen)
+        _remove_sockets(settings)
         _log.info("stopped")
     if broken.done():
         broken.result()
@@ -298,6 +306,31 @@ def _bind(server: grpc.aio.Server, settings: Settings) -> None:
             raise ConfigError(f"cannot listen at {address}: {error}") from None
 
 
+def _expose(settings: Settings, status: Callable[[], Status]) -> Exposition | None:
+    """Serves metrics, where they are wanted."""
+    endpoint = settings.metrics
+    if endpoint is None:
+        return None
+    from faucetd.exposition import Exposition  # it takes memory that few want
+
+    try:
+        if endpoint.path:
+            _remove_dead_socket(endpoint.path)
+            with _socket_mode(settings):
+                listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                listener.bind(endpoint.path)
+            listener.listen()
+        else:
+            host = "127.0.0.1" if endpoint.host == "localhost" else endpoint.host
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            listener = socket.create_server((host, endpoint.port), family=family)
+            endpoint = replace(endpoint, port=listener.getsockname()[1])
+    except OSError as error:
+        raise ConfigError(f"metrics: cannot listen at {endpoint}: {error.strerror}") from None
+    _log.info("metrics are at %s", endpoint if endpoint.path else f"http://{endpoint}/metrics")
+    return Exposition(listener, status)
+
+
 @contextlib.contextmanager
 def _socket_mode(settings: Settings) -> Iterator[None]:
     """Sockets get mode 0660, or 0666: gRPC takes it from the umask, and has no other way."""
@@ -308,7 +341,10 @@ def _socket_mode(settings: Settings) -> Iterator[None]:
         os.umask(before)
 
 
-def _remove_sockets(address: Address) -> None:
-    for path in (address.path, address.handoff_path):
+def _remove_sockets(settings: Settings) -> None:
+    ours = [settings.listen.path, settings.listen.handoff_path]
+    if settings.metrics is not None and settings.metrics.path:
+        ours.append(settings.metrics.path)
+    for path in ours:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)

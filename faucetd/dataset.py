@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 from msgspec import structs
 
 from faucet_client.spec import SPLITS, BigQuerySource, DatasetSpec, Split
-from faucet_client.status import ColumnCounts, CostStatus, DatasetStatus
+from faucet_client.status import ColumnCounts, CostStatus, DatasetStatus, LabelStatus
 from faucetd.errors import SourceChanged
 from faucetd.fetch.bigquery.settings import BigQuerySettings
 from faucetd.fetch.pieces import PlannedChunk
@@ -18,6 +20,7 @@ from faucetd.publish.spill import Mark
 from faucetd.schedule import events
 from faucetd.schedule.instructions import SegmentId
 from faucetd.serve.backend import DatasetInfo
+from faucetd.spread import LabelSpread
 from faucetd.worker.messages import Counts, FoundChunk, Loaded, Opened, describe_spec
 
 EXPIRY_MARGIN_S = 600.0
@@ -36,7 +39,8 @@ class OpenDataset:
         chunks: By number.
         broken: Why the plan cannot be used any more, or "".
         failures: Why chunks could not be made, by chunk, until they are.
-        passes: Passes over a split that readers were given, in all, who have left.
+        rows_served: Rows of each split that readers were given, in all, who have left.
+        warning: What trainers should be told of the order of the rows, or "".
         used_at: When it was last opened, or a reader of it was over; monotonic seconds.
     """
 
@@ -47,7 +51,8 @@ class OpenDataset:
         self.chunks: list[PlannedChunk] = list(opened.chunks)
         self.broken = ""
         self.failures: dict[int, str] = {}
-        self.passes = 0.0
+        self.rows_served: Counter[Split] = Counter()
+        self.warning = ""
         self.used_at = time.monotonic()
         self._chunks_made = 0
         self._made: set[int] = set()
@@ -55,6 +60,9 @@ class OpenDataset:
         self._bytes_read = 0
         self._counts: dict[str, Counts] = {}
         self._found_rows: dict[Split, int] = dict.fromkeys(SPLITS, 0)
+        self._spreads: dict[tuple[Split, str], LabelSpread] = {}
+        self._spread_of: set[tuple[Split, int]] = set()  # chunks whose labels are counted
+        self._spread_rows = 0  # of the train split, in these
 
     @property
     def key(self) -> str:
@@ -182,6 +190,32 @@ class OpenDataset:
         self._bytes_read += loaded.bytes_read
         for column, counts in loaded.counts.items():
             self._counts[column] = _add(self._counts.get(column), counts)
+        for split, labels in loaded.labels.items():
+            if (split, chunk) not in self._spread_of:
+                self._spread_of.add((split, chunk))
+                for label, moments in labels.items():
+                    self._spreads.setdefault((split, label), LabelSpread()).add(moments)
+                if split == "train":
+                    self._spread_rows += rows_of(self.chunks[chunk], split)
+                    self.warning = self._sorted_by()
+
+    def _sorted_by(self) -> str:
+        """What to do about labels that differ from chunk to chunk, once half the rows say so."""
+        if self._spread_rows < self.rows("train") / 2:
+            return ""
+        found = [
+            f"{label!r} ({spread.share:.0%})"
+            for (split, label), spread in self._spreads.items()
+            if split == "train" and spread.is_sorted
+        ]
+        if not found:
+            return ""
+        return (
+            f"the rows of {self.spec.source} are sorted by something that tells the label: of the "
+            f"variance of {', '.join(found)} so much lies between chunks, and batches are rows of "
+            'one chunk. Training suffers; open it with chunking="hash", or iterate with '
+            'shuffle="rows"'
+        )
 
     def why_again(self, chunk: int, nbytes: int, memory_budget: int, spill_budget: int) -> str:
         """Why a chunk had to be read that cannot be read any more, and what would have avoided it.
@@ -247,10 +281,11 @@ class OpenDataset:
 
     def status(
         self,
-        resident: dict[SegmentId, int],
-        spilled: dict[SegmentId, int],
+        resident: Mapping[SegmentId, int],
+        spilled: Mapping[SegmentId, int],
         restored: int,
-        passes_now: float,
+        chunk_map: Mapping[Split, bytes],
+        rows_served: Mapping[Split, int],
         settings: BigQuerySettings,
     ) -> DatasetStatus:
         """What a status says.
@@ -259,7 +294,8 @@ class OpenDataset:
             resident: Its segments in memory, with their bytes.
             spilled: Its segments on disk, with their bytes.
             restored: How many of them were read back.
-            passes_now: Passes that the readers of now have been given.
+            chunk_map: The states of its chunks.
+            rows_served: Rows of each split that readers were given, those of now included.
             settings: The prices.
         """
         failure = self.broken or next(iter(self.failures.values()), "")
@@ -282,17 +318,39 @@ class OpenDataset:
                 ColumnCounts(column, *structs.astuple(counts))
                 for column, counts in sorted(self._counts.items())
             ),
-            cost=self._cost(passes_now, settings),
-            notes=self.opened.notes
-            if self.opened.warehouse is None
-            else self.opened.warehouse.notes,
+            cost=self._cost(rows_served, settings),
+            notes=self._notes(),
             finding_chunks=not self.complete,
             chunks_spilled=len({segment.chunk for segment in spilled}),
             spilled_bytes=sum(spilled.values()),
             chunks_restored=restored,
+            rows_served=sum(rows_served.values()),
+            source_bytes_saved=self._bytes_saved(sum(rows_served.values())),
+            train_chunk_map=chunk_map["train"],
+            eval_chunk_map=chunk_map["eval"],
+            labels=tuple(
+                LabelStatus(
+                    split, label, spread.share, spread.random_share, spread.chunks, spread.rows
+                )
+                for (split, label), spread in sorted(self._spreads.items())
+            ),
         )
 
-    def _cost(self, passes_now: float, settings: BigQuerySettings) -> CostStatus | None:
+    def _notes(self) -> tuple[str, ...]:
+        facts = self.opened.warehouse
+        notes = self.opened.notes if facts is None else facts.notes
+        return (*notes, *([self.warning] if self.warning else ()))
+
+    def _bytes_saved(self, rows_served: int) -> int:
+        """What reading each row for each of its readers would have taken, beyond what was read."""
+        if not self._rows_read:
+            return 0
+        rows_spared = max(rows_served - self._rows_read, 0)
+        return round(self._bytes_read * rows_spared / self._rows_read)
+
+    def _cost(
+        self, rows_served: Mapping[Split, int], settings: BigQuerySettings
+    ) -> CostStatus | None:
         facts = self.opened.warehouse
         if facts is None:
             return None
@@ -301,7 +359,9 @@ class OpenDataset:
             query_bytes=facts.query_bytes - facts.count_read_bytes,
             read_bytes=facts.count_read_bytes + round(facts.pass_bytes * self._rows_read / total),
             pass_bytes=facts.pass_bytes,
-            passes_served=self.passes + passes_now,
+            passes_served=sum(
+                rows / self.rows(split) for split, rows in rows_served.items() if rows
+            ),
             query_price_per_tib=settings.query_price_per_tib or 0.0,
             read_price_per_tib=settings.read_price_per_tib or 0.0,
         )

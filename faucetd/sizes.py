@@ -1,4 +1,4 @@
-"""Byte sizes as people write them: `2GiB`, `512 MB`, `1_000_000`."""
+"""Byte sizes and durations as people write them: `2GiB`, `512 MB`, `1_000_000`; `3 min 5 s`."""
 
 from __future__ import annotations
 
@@ -48,6 +48,15 @@ def format_size(nbytes: int) -> str:
             return f"{nbytes} B" if unit == "B" else f"{_three_digits(size)} {unit}"
         size /= 1024
     return f"{_three_digits(size)} TiB"
+
+
+def format_duration(seconds: float) -> str:
+    """A duration for a person: `5 s`, `3 min 5 s`, `2 h 3 min`."""
+    minutes, seconds_left = divmod(int(seconds), 60)
+    hours, minutes_left = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes_left} min"
+    return f"{minutes} min {seconds_left} s" if minutes else f"{seconds_left} s"
 
 
 def _three_digits(size: float) -> str:

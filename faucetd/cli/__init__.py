@@ -10,6 +10,9 @@ import sys
 
 _OURS = ("faucetd", "faucet_client", "faucet_protos")
 
+_EXTRAS = ("demo", "top")
+"""Commands that need more than the daemon, which are extras of the same names."""
+
 
 def main() -> None:
     """Runs the command line, and exits with a code of `faucetd.cli.exits`."""
@@ -22,7 +25,8 @@ def main() -> None:
         missing = (error.name or "").partition(".")[0]
         if not missing or missing in _OURS:
             raise
-        extra = "demo" if sys.argv[1:2] == ["demo"] else "daemon"
+        command = "".join(sys.argv[1:2])
+        extra = command if command in _EXTRAS else "daemon"
         print(
             f"faucetd: the Python module {missing!r} is missing; install what this command needs "
             f"with: pip install 'faucetml[{extra}]>=0.1', or from a clone pip install '.[{extra}]'",

@@ -12,6 +12,7 @@ from faucetd.cli.demo import demo
 from faucetd.cli.health import health
 from faucetd.cli.inspect import drop, profile, status
 from faucetd.cli.serve import serve
+from faucetd.cli.top import top
 from faucetd.cli.version import version
 
 
@@ -33,14 +34,14 @@ def faucetd() -> None:
 
     \b
     What it does, from another terminal:
-      faucetd status
+      faucetd top
 
     Exit codes: 0 well, 1 failed, 2 wrong usage, 75 another daemon serves the address, 78 wrong
     settings.
     """
 
 
-for command in (serve, demo, status, profile, health, drop, check_config, config, version):
+for command in (serve, demo, status, top, profile, health, drop, check_config, config, version):
     faucetd.add_command(command)
 
 

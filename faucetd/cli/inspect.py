@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from faucet_client import chunk_map
 from faucet_client.address import Address
 from faucet_client.errors import DaemonUnreachable, DatasetNotFound
 from faucet_client.status import CostStatus, DatasetStatus, ReaderStatus, Status
 from faucetd.cli.options import OTHER_ADDRESS, address_option
-from faucetd.sizes import format_size
+from faucetd.sizes import format_duration, format_size
 
 if TYPE_CHECKING:
     from faucet_client.session import Session
@@ -40,9 +41,14 @@ def status(address: Address, as_json: bool) -> None:
       BYTES READ    the same as bytes of Arrow data, as they came. What a warehouse bills, by its
                     own measure, stands below as "billed"
 
+    In the JSON, chunk_map has the number of chunks in each state, and a character a chunk: absent
+    ".", spilled to disk "~", being loaded "+", in memory and leased by so many readers "0" to "9"
+    and "*", without rows of the split " ".
+
     \b
     Of a reader:
       ROWS          rows handed to it, over all its epochs
+      BEHIND        by how many epochs another reader of the split is further, at most
       WAITED        time that it waited for data
       HOLDS         shared memory that it keeps: batches in use, and some ahead
 
@@ -144,12 +150,17 @@ def _dataset_as_dict(dataset: DatasetStatus) -> dict[str, Any]:
     fields = dataclasses.asdict(dataset)
     if dataset.cost is not None:
         fields["cost"]["uncached_read_bytes"] = uncached_bytes(dataset.cost)
+    maps = {"train": fields.pop("train_chunk_map"), "eval": fields.pop("eval_chunk_map")}
     return {
         "key": fields.pop("key"),
         "source": fields.pop("source"),
         "state": fields.pop("state"),
         "error": fields.pop("error"),
         "rows": {"train": fields.pop("train_rows"), "eval": fields.pop("eval_rows")},
+        "chunk_map": {
+            split: {**chunk_map.counts(states), "map": chunk_map.as_text(states)}
+            for split, states in maps.items()
+        },
         **fields,
     }
 
@@ -158,7 +169,7 @@ def status_lines(status: Status) -> Iterator[str]:
     """What `faucetd status` prints."""
     memory = status.memory
     states = Counter(worker.state for worker in status.workers)
-    yield f"faucetd {status.version}, process {status.pid}, up {_duration(status.uptime_s)}"
+    yield f"faucetd {status.version}, process {status.pid}, up {format_duration(status.uptime_s)}"
     yield (
         f"memory   {format_size(memory.used_bytes)} of {format_size(memory.budget_bytes)}; "
         f"trainers hold {format_size(memory.leased_bytes)}; "
@@ -188,7 +199,7 @@ def status_lines(status: Status) -> Iterator[str]:
         yield "Nobody reads."
         return
     yield from columns(
-        "JOB >RANK >WORKER SPLIT DATASET >EPOCH >ROWS >WAITED >HOLDS >PROCESS",
+        "JOB >RANK >WORKER SPLIT DATASET >EPOCH >ROWS >BEHIND >WAITED >HOLDS >PROCESS",
         [_reader_cells(reader) for reader in status.readers],
     )
 
@@ -209,7 +220,12 @@ def _dataset_cells(dataset: DatasetStatus) -> list[str]:
 
 
 def _dataset_remarks(dataset: DatasetStatus) -> Iterator[str]:
-    """What of a dataset has no column: what it costs, how it is read, why it failed."""
+    """What of a dataset has no column: what was saved and is billed, how it is read, why not."""
+    if dataset.source_bytes_saved:
+        yield (
+            f"gave readers {dataset.rows_served:,} rows, which saved reading "
+            f"{format_size(dataset.source_bytes_saved)} more"
+        )
     cost = dataset.cost
     if cost is not None:
         queries = _priced(cost.query_bytes, cost.query_price_per_tib)
@@ -251,6 +267,7 @@ def _reader_cells(reader: ReaderStatus) -> list[str]:
         reader.dataset_key[:_KEY_DIGITS],
         str(reader.epoch),
         f"{reader.rows_granted:,}",
+        f"{reader.lag_epochs:.2f}",
         f"{reader.seconds_waited:.1f} s",
         format_size(reader.leased_bytes),
         str(reader.pid),
@@ -268,11 +285,3 @@ def columns(header: str, rows: Sequence[Sequence[str]]) -> Iterator[str]:
             for cell, width, heading in zip(row, widths, headings, strict=True)
         )
         yield "  ".join(cells).rstrip()
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds_left = divmod(int(seconds), 60)
-    hours, minutes_left = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes_left} min"
-    return f"{minutes} min {seconds_left} s" if minutes else f"{seconds_left} s"

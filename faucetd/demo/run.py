@@ -96,7 +96,7 @@ def run(warehouse: Warehouse | None = None, rows: int | None = None) -> None:
     console.print("What to try next:")
     console.print(f"  read the script that trained   {Path(__file__).parent / 'trainer.py'}")
     console.print(f"  serve your own tables          faucetd serve {own}")
-    console.print("  watch the daemon at work       faucetd status")
+    console.print("  watch the daemon at work       faucetd top")
 
 
 def _reaching(warehouse: Warehouse, folder: Path) -> dict[str, str]:

@@ -20,7 +20,7 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -36,6 +36,7 @@ from faucetd.prepare.columns import ColumnKey, PreparedColumns
 from faucetd.prepare.counts import ColumnCounts, Tally
 from faucetd.prepare.features import RawFeatures
 from faucetd.prepare.fitted import FittedFeatures
+from faucetd.prepare.moments import Moments, moments_of
 from faucetd.prepare.permutation import ChunkId, permutation
 from faucetd.prepare.values import fill_float32, fill_passthrough, null_mask, own_text
 
@@ -57,10 +58,12 @@ class Appendix:
             and lists of ids, of which none is null.
         valid: uint8 [rows], permuted, 1 where there is a value: for each label, weight and
             passthrough column that has a null in this split of this chunk.
+        labels: How each label varies, by its name.
     """
 
     variable: Mapping[ColumnKey, pa.Array[Any]]
     valid: Mapping[ColumnKey, NDArray[np.uint8]]
+    labels: Mapping[str, Moments] = field(default_factory=dict)
 
 
 @dataclass
@@ -216,7 +219,15 @@ class ChunkPreparer:
             staged[Role.FEATURES, "features"] = self._matrix
         for key, values in staged.items():
             self._gather(values[: self._extent], index, arrays[key])
-        return Appendix(variable=self._gathered_variable(index), valid=self._gathered_valid(index))
+        return Appendix(
+            variable=self._gathered_variable(index),
+            valid=self._gathered_valid(index),
+            labels={
+                name: moments_of(arrays[role, name])
+                for role, name in self._staged
+                if role is Role.LABEL
+            },
+        )
 
     def counts(self) -> dict[str, ColumnCounts]:
         """What this chunk's rows, those of no split apart, lost on the way, by source column."""

@@ -32,10 +32,11 @@ lengths, and whoever has counted the rows can tell when a pass has too many or t
 from __future__ import annotations
 
 import itertools
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from functools import partial
 
+from faucet_client import chunk_map
 from faucet_client.spec import SPLITS, Split
 from faucetd.errors import BudgetError, StateError
 from faucetd.errors import ChunkFailed as ChunkFailedError
@@ -243,6 +244,31 @@ class Scheduler:
     def spilled_datasets(self) -> list[str]:
         """The datasets that are on disk, whether somebody has opened them or not."""
         return self._store.disk.datasets()
+
+    def chunk_map(self, dataset: str) -> dict[Split, bytes]:
+        """The state of each chunk of the dataset, by split; see `faucet_client.chunk_map`."""
+        known = self._datasets[dataset]
+        states = {
+            split: bytearray(
+                chunk_map.ABSENT if info.rows.get(split) else chunk_map.NO_ROWS
+                for info in known.chunks
+            )
+            for split in SPLITS
+        }
+        for split, of_split in states.items():
+            for chunk in self._store.disk.chunks(dataset, split):
+                of_split[chunk] = chunk_map.SPILLED
+            for chunk in self._loading(dataset, split):
+                of_split[chunk] = chunk_map.LOADING
+        # A reader that goes on to its next epoch may lease a segment twice.
+        leasing = Counter(
+            segment
+            for _, segment in {(lease.reader, lease.segment) for lease in self._leases.values()}
+        )
+        for segment in self._store.resident:
+            if segment.dataset == dataset:
+                states[segment.split][segment.chunk] = chunk_map.resident(leasing[segment])
+        return {split: bytes(found) for split, found in states.items()}
 
     def leases(self) -> dict[int, tuple[int, SegmentId]]:
         """All leases: the reader and the segment of each."""

@@ -89,6 +89,22 @@ class Granted:
     chunk: int
     ranges: Ranges
     layout: SegmentLayout
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Told:
+    """How far a reader says that it is.
+
+    Attributes:
+        rows_consumed: Rows that its trainer has taken as batches, over all epochs so far.
+        seconds_waited: Time that its `next()` waited for data.
+        position_epochs: Where it is: 2.25 is a quarter into epoch 2.
+    """
+
+    rows_consumed: int = 0
+    seconds_waited: float = 0.0
+    position_epochs: float = 0.0
 
 
 class ReaderStream(Protocol):
@@ -102,7 +118,7 @@ class ReaderStream(Protocol):
         """
         ...
 
-    def credit(self, grants: int, rows_consumed: int, seconds_waited: float) -> None: ...
+    def credit(self, grants: int, told: Told) -> None: ...
 
     def advance(self, epoch: int) -> None: ...
 

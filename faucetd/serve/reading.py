@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import cast
 
@@ -12,7 +13,7 @@ from faucet_client.spec import ORDERS, REMAINDERS, SHUFFLES, SPLITS, Split
 from faucetd.errors import SpecError
 from faucetd.schedule.parts import Part, RowRange
 from faucetd.schedule.shares import Earlier, Ranges, Remainder, Shape
-from faucetd.serve.backend import ReaderRequest
+from faucetd.serve.backend import ReaderRequest, Told
 
 MAX_NAME = 256
 MAX_CREDITS = 64
@@ -59,6 +60,13 @@ def reader_request_from(message: faucet_pb2.StartReader) -> ReaderRequest:
             for each in message.earlier
         ),
     )
+
+
+def told_from(message: faucet_pb2.Credit) -> Told:
+    """How far the reader is; what is no number counts as none."""
+    times = (message.seconds_waited, message.position_epochs)
+    waited, position = (each if math.isfinite(each) else 0.0 for each in times)
+    return Told(message.rows_consumed, waited, position)
 
 
 def _require(truth: bool, what: str) -> None:

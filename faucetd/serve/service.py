@@ -167,8 +167,7 @@ class FaucetService(faucet_pb2_grpc.FaucetServicer):
                         credit = request.credit
                         stream.credit(
                             min(credit.grants, reading.MAX_CREDITS),
-                            credit.rows_consumed,
-                            credit.seconds_waited,
+                            reading.told_from(credit),
                         )
                     case "advance":
                         stream.advance(request.advance.epoch)

@@ -135,6 +135,7 @@ def daemon_message_to(message: Started | Granted) -> faucet_pb2.DaemonMessage:
                 faucet_pb2.RowRange(first_row=first, rows=rows) for first, rows in message.ranges
             ],
             layout=_layout_to(message.layout),
+            note=message.note,
         )
     )
 
@@ -172,6 +173,7 @@ def status_to(status: Status) -> faucet_pb2.Status:
                 **vars(dataset)
                 | {
                     "counts": [faucet_pb2.ColumnCounts(**vars(c)) for c in dataset.counts],
+                    "labels": [faucet_pb2.LabelStatus(**vars(label)) for label in dataset.labels],
                     "cost": dataset.cost and faucet_pb2.CostStatus(**vars(dataset.cost)),
                 }
             )

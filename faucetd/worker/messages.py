@@ -221,6 +221,14 @@ class Counts(msgspec.Struct, frozen=True):
     unseen: int = 0
 
 
+class LabelMoments(msgspec.Struct, frozen=True):
+    """How a label varies in a split of a chunk; see faucetd/prepare/moments.py."""
+
+    rows: int
+    mean: float
+    squares: float
+
+
 class FoundChunk(msgspec.Struct, frozen=True):
     """What an open chunk has turned out to be, and the open chunk that follows in its lane.
 
@@ -236,7 +244,7 @@ class FoundChunk(msgspec.Struct, frozen=True):
 class Loaded(msgspec.Struct, frozen=True, tag=True):
     """The chunk's sealed segments; their descriptors travel beside this message.
 
-    A chunk that was open is `found`.
+    A chunk that was open is `found`. `labels` are the moments of each split made, by label.
     """
 
     segments: dict[Split, SegmentLayout]
@@ -244,6 +252,7 @@ class Loaded(msgspec.Struct, frozen=True, tag=True):
     bytes_read: int
     counts: dict[str, Counts]
     found: FoundChunk | None = None
+    labels: dict[Split, dict[str, LabelMoments]] = {}
 
 
 class Abandoned(msgspec.Struct, frozen=True, tag=True):

@@ -44,6 +44,7 @@ from faucetd.worker.messages import (
     Failed,
     FoundChunk,
     FromWorker,
+    LabelMoments,
     LoadChunk,
     Loaded,
     Open,
@@ -182,7 +183,7 @@ class Worker:
         rows = dataset.preparer.finish()
         found = _found(task, dataset.columns, positions, rows) if chunk.open else None
         with contextlib.ExitStack() as cleanup:
-            sealed = self._publish(task, dataset, rows, cleanup)
+            sealed, labels = self._publish(task, dataset, rows, cleanup)
             counts = dataset.preparer.counts()
             self._say(
                 Loaded(
@@ -191,6 +192,7 @@ class Worker:
                     bytes_read=bytes_read,
                     counts={column: Counts(*astuple(lost)) for column, lost in counts.items()},
                     found=found,
+                    labels=labels,
                 ),
                 [segment.fd for segment in sealed.values()],
             )
@@ -202,9 +204,10 @@ class Worker:
         dataset: _OpenDataset,
         rows: dict[Split, int],
         cleanup: contextlib.ExitStack,
-    ) -> dict[Split, SealedSegment]:
-        """The staged chunk in sealed segments, which `cleanup` closes here."""
+    ) -> tuple[dict[Split, SealedSegment], dict[Split, dict[str, LabelMoments]]]:
+        """The staged chunk in sealed segments, which `cleanup` closes here; its labels' moments."""
         sealed: dict[Split, SealedSegment] = {}
+        labels: dict[Split, dict[str, LabelMoments]] = {}
         try:
             writers = {
                 split: cleanup.enter_context(_writer(dataset.columns, rows[split]))
@@ -225,6 +228,10 @@ class Worker:
 
             for split, writer in writers.items():
                 appendix = dataset.preparer.fill(split, writer.arrays())
+                labels[split] = {
+                    name: LabelMoments(*astuple(moments))
+                    for name, moments in appendix.labels.items()
+                }
                 sealed[split] = writer.finish(appendix.variable, appendix.valid, before_grow)
                 cleanup.callback(os.close, sealed[split].fd)
         except OSError as error:
@@ -232,7 +239,7 @@ class Worker:
                 f"this machine has no shared memory left for chunk {task.number}: {error}; "
                 "lower memory_budget, or free memory"
             ) from error
-        return sealed
+        return sealed, labels
 
     @staticmethod
     def _current_snapshot(task: CheckSnapshot) -> str:

@@ -23,7 +23,7 @@ from faucetd.cli.exits import exit_code
 from tests.cli.conftest import Faucetd
 
 COMMANDS = [
-    *("serve", "demo", "status", "health", "drop", "profile"),
+    *("serve", "demo", "status", "top", "health", "drop", "profile"),
     *("check-config", "config", "version"),
     "config show",
 ]
@@ -58,7 +58,9 @@ def test_the_version_is_printed_with_that_of_the_protocol(faucetd: Faucetd) -> N
     assert faucetd("--version").stdout == f"faucetd {__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [["nonsense"], ["serve", "--nonsense"], ["drop"]])
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["serve", "--nonsense"], ["drop"], ["top", "--svg", "x.svg"]]
+)
 def test_wrong_usage_exits_with_2(faucetd: Faucetd, arguments: list[str]) -> None:
     done = faucetd(*arguments)
     assert done.returncode == 2
@@ -66,7 +68,11 @@ def test_wrong_usage_exits_with_2(faucetd: Faucetd, arguments: list[str]) -> Non
 
 
 @pytest.mark.parametrize(
-    "arguments", [["health"], ["status"], ["status", "--json"], ["drop", "a"], ["profile"]]
+    "arguments",
+    [
+        *(["health"], ["status"], ["status", "--json"], ["top", "--once"]),
+        *(["drop", "a"], ["profile"]),
+    ],
 )
 def test_without_a_daemon_one_line_says_how_to_start_one(
     faucetd: Faucetd, tmp_path: Path, arguments: list[str]

@@ -134,6 +134,7 @@ def test_flags_go_before_variables_before_the_file_before_defaults(
         "# spill_dir": "default",
         "# spill_budget": "default",
         "log_level": file,
+        "# metrics": "default",
     }
 
 
@@ -199,3 +200,13 @@ def test_a_warehouses_settings_are_a_table_of_the_file_and_have_flags_and_variab
     assert shown["storage_insecure"] is True
     assert shown["retry_deadline_s"] == 5.0
     assert "result_dataset" not in shown
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:9464", "10.1.2.3:9464", "example.com:9464"])
+def test_metrics_for_other_machines_are_refused_by_name(faucetd: Faucetd, address: str) -> None:
+    for done in (
+        faucetd("check-config", "--metrics", address),
+        faucetd("check-config", env={"FAUCETD_METRICS": address}),
+    ):
+        assert done.returncode == 78
+        assert f"metrics: {address.split(':')[0]} is no loopback address" in done.stderr

@@ -15,7 +15,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
 
 from faucet_client import DatasetSpec, FaucetClient
-from faucet_client.channel import ReaderRequest
+from faucet_client.channel import ReaderRequest, Told
 from faucet_client.dataset import Dataset
 from faucet_client.errors import FaucetError
 from faucet_client.feed import PREFETCH_GRANTS, Feed, Patience
@@ -220,7 +220,7 @@ def read_chunks(
             rows += run.rows
             left -= run.rows
             del values, run
-            feed.stream.credit(rows, 0.0)
+            feed.stream.credit(Told(rows, 0.0, 0.0))
     finally:
         feed.stream.close()
     return found

@@ -218,6 +218,7 @@ class Idle:
             spill_dir=None,
             spill_budget=None,
             log_level="info",
+            metrics=None,
             bigquery=BigQuerySettings(),
         )
         journal = PlanJournal(folder / "p", BigQuerySettings())

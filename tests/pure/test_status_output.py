@@ -79,6 +79,28 @@ def test_the_json_has_every_figure_and_the_splits_rows_together() -> None:
     assert shown["readers"] == [dataclasses.asdict(READER)]
 
 
+def test_the_json_has_the_states_of_the_chunks_to_count_and_to_look_at() -> None:
+    dataset = dataclasses.replace(DATASET, train_chunk_map=bytes([0, 1, 2, 3, 4, 5, 16, 255]))
+    [shown] = status_as_dict(dataclasses.replace(STATUS, datasets=(dataset,)))["datasets"]
+    assert json.loads(json.dumps(shown["chunk_map"]["train"])) == {
+        "no_rows": 1,
+        "absent": 1,
+        "spilled": 1,
+        "loading": 1,
+        "resident": 1,
+        "leased": 3,
+        "map": " .~+01**",
+    }
+    assert shown["chunk_map"]["eval"]["map"] == ""
+
+
+def test_what_was_not_read_again_is_told_once_there_is_some() -> None:
+    dataset = dataclasses.replace(DATASET, rows_served=9000, source_bytes_saved=5 * 2**20)
+    lines = status_lines(dataclasses.replace(STATUS, datasets=(dataset,)))
+    assert "3fa2b81c55aa gave readers 9,000 rows, which saved reading 5.00 MiB more" in lines
+    assert not any("saved" in line for line in status_lines(STATUS))
+
+
 def test_a_person_sees_sizes_in_units_and_shortened_keys() -> None:
     text = "\n".join(status_lines(STATUS))
     assert "process 42, up 3 min 5 s" in text

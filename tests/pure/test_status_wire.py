@@ -13,6 +13,7 @@ from faucet_client.status import (
     ColumnCounts,
     CostStatus,
     DatasetStatus,
+    LabelStatus,
     MemoryStatus,
     ReaderStatus,
     Status,
@@ -58,6 +59,14 @@ DATASET = DatasetStatus(
     chunks_spilled=15,
     spilled_bytes=2**38 + 1,
     chunks_restored=2**33,
+    rows_served=2**42 + 1,
+    source_bytes_saved=2**45 + 1,
+    train_chunk_map=bytes(range(256)),
+    eval_chunk_map=b"\x01\x02",
+    labels=(
+        LabelStatus("train", "y", 0.25, 0.125, 7, 2**40),
+        LabelStatus("eval", "z", 1.0, 0.5, 1, 2),
+    ),
 )
 READER = ReaderStatus(
     job="sweep-1",
@@ -73,6 +82,10 @@ READER = ReaderStatus(
     seconds_waited=0.25,
     leased_bytes=2**36,
     lease_limit_bytes=2**37,
+    first_epoch=2,
+    epochs=5,
+    position_epochs=3.25,
+    lag_epochs=0.5,
 )
 FULL = Status(
     version="0.1.0",

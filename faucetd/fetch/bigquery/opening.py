@@ -430,8 +430,8 @@ class _Beginning:
             return chunking == "hash"
         if not self.needs.too_large(total):
             self.notes.append(
-                'chunking="auto" took "arrival": memory and spill budget hold the prepared rows, so '
-                "that the table is read once"
+                'chunking="auto" took "arrival": memory and spill budget hold the prepared rows, '
+                "so that the table is read once"
             )
             return False
         if settings.result_dataset is None or self.jobs_forbidden is not None:

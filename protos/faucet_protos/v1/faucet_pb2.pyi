@@ -148,14 +148,16 @@ class EarlierReader(_message.Message):
     def __init__(self, rank: _Optional[int] = ..., world_size: _Optional[int] = ..., remainder: _Optional[str] = ..., part: _Optional[int] = ..., parts: _Optional[int] = ..., stripe_rows: _Optional[int] = ..., had: _Optional[bytes] = ..., partly: _Optional[_Iterable[_Union[ChunkRows, _Mapping]]] = ...) -> None: ...
 
 class Credit(_message.Message):
-    __slots__ = ("grants", "rows_consumed", "seconds_waited")
+    __slots__ = ("grants", "rows_consumed", "seconds_waited", "position_epochs")
     GRANTS_FIELD_NUMBER: _ClassVar[int]
     ROWS_CONSUMED_FIELD_NUMBER: _ClassVar[int]
     SECONDS_WAITED_FIELD_NUMBER: _ClassVar[int]
+    POSITION_EPOCHS_FIELD_NUMBER: _ClassVar[int]
     grants: int
     rows_consumed: int
     seconds_waited: float
-    def __init__(self, grants: _Optional[int] = ..., rows_consumed: _Optional[int] = ..., seconds_waited: _Optional[float] = ...) -> None: ...
+    position_epochs: float
+    def __init__(self, grants: _Optional[int] = ..., rows_consumed: _Optional[int] = ..., seconds_waited: _Optional[float] = ..., position_epochs: _Optional[float] = ...) -> None: ...
 
 class AdvanceEpoch(_message.Message):
     __slots__ = ("epoch",)
@@ -188,20 +190,22 @@ class ReaderStarted(_message.Message):
     def __init__(self, rows_per_epoch: _Optional[int] = ..., lease_limit_bytes: _Optional[int] = ..., first_epoch_rows: _Optional[int] = ..., before: _Optional[_Iterable[_Union[ChunkRows, _Mapping]]] = ...) -> None: ...
 
 class Grant(_message.Message):
-    __slots__ = ("lease", "handle", "epoch", "chunk", "ranges", "layout")
+    __slots__ = ("lease", "handle", "epoch", "chunk", "ranges", "layout", "note")
     LEASE_FIELD_NUMBER: _ClassVar[int]
     HANDLE_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     RANGES_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
     lease: int
     handle: bytes
     epoch: int
     chunk: int
     ranges: _containers.RepeatedCompositeFieldContainer[RowRange]
     layout: SegmentLayout
-    def __init__(self, lease: _Optional[int] = ..., handle: _Optional[bytes] = ..., epoch: _Optional[int] = ..., chunk: _Optional[int] = ..., ranges: _Optional[_Iterable[_Union[RowRange, _Mapping]]] = ..., layout: _Optional[_Union[SegmentLayout, _Mapping]] = ...) -> None: ...
+    note: str
+    def __init__(self, lease: _Optional[int] = ..., handle: _Optional[bytes] = ..., epoch: _Optional[int] = ..., chunk: _Optional[int] = ..., ranges: _Optional[_Iterable[_Union[RowRange, _Mapping]]] = ..., layout: _Optional[_Union[SegmentLayout, _Mapping]] = ..., note: _Optional[str] = ...) -> None: ...
 
 class RowRange(_message.Message):
     __slots__ = ("first_row", "rows")
@@ -290,7 +294,7 @@ class WorkerStatus(_message.Message):
     def __init__(self, pid: _Optional[int] = ..., state: _Optional[str] = ...) -> None: ...
 
 class DatasetStatus(_message.Message):
-    __slots__ = ("key", "source", "state", "error", "train_rows", "eval_rows", "chunks", "chunks_resident", "chunks_made", "resident_bytes", "source_rows_read", "source_bytes_read", "count_rows_read", "count_bytes_read", "counts", "cost", "notes", "finding_chunks", "chunks_spilled", "spilled_bytes", "chunks_restored")
+    __slots__ = ("key", "source", "state", "error", "train_rows", "eval_rows", "chunks", "chunks_resident", "chunks_made", "resident_bytes", "source_rows_read", "source_bytes_read", "count_rows_read", "count_bytes_read", "counts", "cost", "notes", "finding_chunks", "chunks_spilled", "spilled_bytes", "chunks_restored", "rows_served", "source_bytes_saved", "train_chunk_map", "eval_chunk_map", "labels")
     KEY_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -312,6 +316,11 @@ class DatasetStatus(_message.Message):
     CHUNKS_SPILLED_FIELD_NUMBER: _ClassVar[int]
     SPILLED_BYTES_FIELD_NUMBER: _ClassVar[int]
     CHUNKS_RESTORED_FIELD_NUMBER: _ClassVar[int]
+    ROWS_SERVED_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_BYTES_SAVED_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_CHUNK_MAP_FIELD_NUMBER: _ClassVar[int]
+    EVAL_CHUNK_MAP_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     key: str
     source: str
     state: str
@@ -333,7 +342,28 @@ class DatasetStatus(_message.Message):
     chunks_spilled: int
     spilled_bytes: int
     chunks_restored: int
-    def __init__(self, key: _Optional[str] = ..., source: _Optional[str] = ..., state: _Optional[str] = ..., error: _Optional[str] = ..., train_rows: _Optional[int] = ..., eval_rows: _Optional[int] = ..., chunks: _Optional[int] = ..., chunks_resident: _Optional[int] = ..., chunks_made: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., source_rows_read: _Optional[int] = ..., source_bytes_read: _Optional[int] = ..., count_rows_read: _Optional[int] = ..., count_bytes_read: _Optional[int] = ..., counts: _Optional[_Iterable[_Union[ColumnCounts, _Mapping]]] = ..., cost: _Optional[_Union[CostStatus, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ..., finding_chunks: _Optional[bool] = ..., chunks_spilled: _Optional[int] = ..., spilled_bytes: _Optional[int] = ..., chunks_restored: _Optional[int] = ...) -> None: ...
+    rows_served: int
+    source_bytes_saved: int
+    train_chunk_map: bytes
+    eval_chunk_map: bytes
+    labels: _containers.RepeatedCompositeFieldContainer[LabelStatus]
+    def __init__(self, key: _Optional[str] = ..., source: _Optional[str] = ..., state: _Optional[str] = ..., error: _Optional[str] = ..., train_rows: _Optional[int] = ..., eval_rows: _Optional[int] = ..., chunks: _Optional[int] = ..., chunks_resident: _Optional[int] = ..., chunks_made: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., source_rows_read: _Optional[int] = ..., source_bytes_read: _Optional[int] = ..., count_rows_read: _Optional[int] = ..., count_bytes_read: _Optional[int] = ..., counts: _Optional[_Iterable[_Union[ColumnCounts, _Mapping]]] = ..., cost: _Optional[_Union[CostStatus, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ..., finding_chunks: _Optional[bool] = ..., chunks_spilled: _Optional[int] = ..., spilled_bytes: _Optional[int] = ..., chunks_restored: _Optional[int] = ..., rows_served: _Optional[int] = ..., source_bytes_saved: _Optional[int] = ..., train_chunk_map: _Optional[bytes] = ..., eval_chunk_map: _Optional[bytes] = ..., labels: _Optional[_Iterable[_Union[LabelStatus, _Mapping]]] = ...) -> None: ...
+
+class LabelStatus(_message.Message):
+    __slots__ = ("split", "label", "between_share", "random_share", "chunks", "rows")
+    SPLIT_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    BETWEEN_SHARE_FIELD_NUMBER: _ClassVar[int]
+    RANDOM_SHARE_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    split: str
+    label: str
+    between_share: float
+    random_share: float
+    chunks: int
+    rows: int
+    def __init__(self, split: _Optional[str] = ..., label: _Optional[str] = ..., between_share: _Optional[float] = ..., random_share: _Optional[float] = ..., chunks: _Optional[int] = ..., rows: _Optional[int] = ...) -> None: ...
 
 class CostStatus(_message.Message):
     __slots__ = ("query_bytes", "read_bytes", "pass_bytes", "passes_served", "query_price_per_tib", "read_price_per_tib")
@@ -372,7 +402,7 @@ class ColumnCounts(_message.Message):
     def __init__(self, column: _Optional[str] = ..., nulls: _Optional[int] = ..., rounded: _Optional[int] = ..., overflowed: _Optional[int] = ..., not_finite: _Optional[int] = ..., imputed: _Optional[int] = ..., clipped: _Optional[int] = ..., unseen: _Optional[int] = ...) -> None: ...
 
 class ReaderStatus(_message.Message):
-    __slots__ = ("job", "rank", "worker", "split", "dataset_key", "pid", "epoch", "rows_granted", "rows_consumed", "rows_per_epoch", "seconds_waited", "leased_bytes", "lease_limit_bytes")
+    __slots__ = ("job", "rank", "worker", "split", "dataset_key", "pid", "epoch", "rows_granted", "rows_consumed", "rows_per_epoch", "seconds_waited", "leased_bytes", "lease_limit_bytes", "first_epoch", "epochs", "position_epochs", "lag_epochs")
     JOB_FIELD_NUMBER: _ClassVar[int]
     RANK_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
@@ -386,6 +416,10 @@ class ReaderStatus(_message.Message):
     SECONDS_WAITED_FIELD_NUMBER: _ClassVar[int]
     LEASED_BYTES_FIELD_NUMBER: _ClassVar[int]
     LEASE_LIMIT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FIRST_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    POSITION_EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    LAG_EPOCHS_FIELD_NUMBER: _ClassVar[int]
     job: str
     rank: int
     worker: int
@@ -399,7 +433,11 @@ class ReaderStatus(_message.Message):
     seconds_waited: float
     leased_bytes: int
     lease_limit_bytes: int
-    def __init__(self, job: _Optional[str] = ..., rank: _Optional[int] = ..., worker: _Optional[int] = ..., split: _Optional[str] = ..., dataset_key: _Optional[str] = ..., pid: _Optional[int] = ..., epoch: _Optional[int] = ..., rows_granted: _Optional[int] = ..., rows_consumed: _Optional[int] = ..., rows_per_epoch: _Optional[int] = ..., seconds_waited: _Optional[float] = ..., leased_bytes: _Optional[int] = ..., lease_limit_bytes: _Optional[int] = ...) -> None: ...
+    first_epoch: int
+    epochs: int
+    position_epochs: float
+    lag_epochs: float
+    def __init__(self, job: _Optional[str] = ..., rank: _Optional[int] = ..., worker: _Optional[int] = ..., split: _Optional[str] = ..., dataset_key: _Optional[str] = ..., pid: _Optional[int] = ..., epoch: _Optional[int] = ..., rows_granted: _Optional[int] = ..., rows_consumed: _Optional[int] = ..., rows_per_epoch: _Optional[int] = ..., seconds_waited: _Optional[float] = ..., leased_bytes: _Optional[int] = ..., lease_limit_bytes: _Optional[int] = ..., first_epoch: _Optional[int] = ..., epochs: _Optional[int] = ..., position_epochs: _Optional[float] = ..., lag_epochs: _Optional[float] = ...) -> None: ...
 
 class GetProfileRequest(_message.Message):
     __slots__ = ("key",)

@@ -92,6 +92,22 @@ def compare(
     return ratios, statistics.median(local_seconds) * 1e6, waited
 
 
+def compare_shuffles(dataset: Dataset, batch_size: int, step: Step, repeats: int) -> list[float]:
+    """Ratios of throughput, shuffle="rows" over shuffle="batches"; epochs of the two alternate."""
+    seconds: dict[str, list[float]] = {"batches": [], "rows": []}
+    readings = {
+        shuffle: dataset.epochs("train", count=repeats + 1, batch_size=batch_size, shuffle=shuffle)
+        for shuffle in seconds
+    }
+    for _ in range(repeats + 1):
+        for shuffle, epochs in readings.items():
+            seconds[shuffle].append(time_fed(next(epochs), step))
+    for epochs in readings.values():
+        epochs.close()
+    pairs = zip(seconds["batches"], seconds["rows"], strict=True)
+    return [batches / rows for batches, rows in pairs][1:]
+
+
 def run(rows: int, repeats: int, batch_size: int) -> None:
     """Prints the comparison for steps of several lengths."""
     torch.set_num_threads(1)
@@ -119,6 +135,11 @@ def run(rows: int, repeats: int, batch_size: int) -> None:
                     f"{step_us:>7.1f} µs {middle:>17.3f} [{low:.3f}, {high:.3f}] "
                     f"{min(ratios):>15.3f} {max(ratios):>7.3f} {waited * 1e3:>6.1f} ms"
                 )
+            click.echo('local step    shuffle="rows" / "batches": median [quartiles]')
+            for matmuls in MATMULS:
+                ratios = compare_shuffles(dataset, batch_size, make_step(matmuls), repeats)
+                low, middle, high = statistics.quantiles(ratios, n=4)
+                click.echo(f"{matmuls:>2} products  {middle:>17.3f} [{low:.3f}, {high:.3f}]")
             (status,) = daemon.client().status().datasets
             click.echo(
                 f"rows read from the source for all of this: {status.source_rows_read:,}, of a "

@@ -47,6 +47,14 @@ def criteo_like(rows: int) -> tuple[pa.Table, PreprocessingSpec]:
     return pa.table(columns), PreprocessingSpec(features)
 
 
+def numbers(rows: int) -> tuple[pa.Table, PreprocessingSpec]:
+    """The same columns, the categories as numbers like the others."""
+    table, _ = criteo_like(rows)
+    return table, PreprocessingSpec(
+        [Feature(n, Continuous(100.0, 30.0)) for n in table.column_names]
+    )
+
+
 def plain(rows: int, width: int) -> tuple[pa.Table, PreprocessingSpec]:
     """So many float32 columns, standardized."""
     random = np.random.default_rng(0)
@@ -108,6 +116,7 @@ def run(rows: int, repeats: int) -> None:
     torch.set_num_threads(1)
     for name, (table, spec) in {
         "Criteo-like: 13 numbers with nulls, 26 ids": criteo_like(rows),
+        "the same 39 columns as numbers": numbers(rows),
         "40 float32": plain(rows, 40),
         "1,000 float32": plain(max(rows // 25, 1), 1_000),
     }.items():

@@ -26,7 +26,7 @@ from faucet_client.batches import (
     batches_in,
 )
 from faucet_client.channel import DatasetInfo, EarlierReader, ProgressListener, ReaderRequest
-from faucet_client.errors import SourceChanged, SpecError, StateError
+from faucet_client.errors import IteratorError, SourceChanged, SpecError, StateError
 from faucet_client.feed import PREFETCH_GRANTS, Patience
 from faucet_client.preprocessing.module import Preprocessor
 from faucet_client.preprocessing.spec import PreprocessingSpec
@@ -105,6 +105,7 @@ class FaucetClient:
         self.patience_s = default_patience_s() if patience_s is None else patience_s
         # By process: a fork may come while a thread holds it, and the child has no such thread.
         self._locks: dict[int, threading.Lock] = {}
+        self._closings = 0
         self._session: Session | None = self._connect()
 
     @property
@@ -138,6 +139,11 @@ class FaucetClient:
         """What the daemon says of itself: memory, datasets, readers."""
         return self.session().status()
 
+    @property
+    def closings(self) -> int:
+        """How often it was closed: iterators of before are over, also those that wait."""
+        return self._closings
+
     def session(self) -> Session:
         """This process's session; a new one in a forked child, or after the daemon's restart."""
         with self._locks.setdefault(os.getpid(), threading.Lock()):
@@ -156,6 +162,7 @@ class FaucetClient:
 
     def close(self) -> None:
         """Ends the connection and its iterators. Batches that were handed out stay valid."""
+        self._closings += 1
         if self._session is not None:
             self._session.close()
             self._session = None
@@ -176,6 +183,7 @@ class FaucetClient:
             "_address": self._address,
             "patience_s": self.patience_s,
             "_locks": {},
+            "_closings": 0,
             "_session": None,
         }
 
@@ -379,7 +387,8 @@ class Dataset:
             earlier=tuple(map(_earlier, earlier)),
         )
         reading = Reading(request, wish.batch_size, wish.drop_last, begin, share.clone)
-        patience = Patience(self._session_again, self._client.patience_s)
+        again = partial(self._session_unless_closed, self._client.closings)
+        patience = Patience(again, self._client.patience_s)
         return Reader(self._client, self._session_again(), reading, patience)
 
     def _beginning(
@@ -408,6 +417,12 @@ class Dataset:
         states = [ReaderState.from_dict(each) for each in given]
         begin, other_ranks = resumed(states, fresh)
         return begin, states if other_ranks else ()
+
+    def _session_unless_closed(self, closings: int) -> Session:
+        """The session that an iterator goes on with, unless its client was closed since."""
+        if self._client.closings != closings:
+            raise IteratorError("the client was closed, and this iterator with it")
+        return self._session_again()
 
     def _session_again(self) -> Session:
         """A session in which the dataset is open: this process's, of the daemon of now."""

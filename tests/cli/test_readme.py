@@ -31,7 +31,7 @@ def run(script: str, folder: Path, **environ: str) -> None:
 
 
 def test_the_scripts_of_the_readme_run(tmp_path: Path) -> None:
-    script, serving = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    script, ranks, serving = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     assert 'BigQuerySource(table="my-project.shop.clicks")' in script
     count = 50_000
     generator = np.random.default_rng(0)
@@ -53,6 +53,11 @@ def test_the_scripts_of_the_readme_run(tmp_path: Path) -> None:
         }
         with LocalDaemon(settings=settings) as daemon:
             run(script, tmp_path, FAUCET_ADDRESS=daemon.address)
+            begin = script[: script.index("for epoch")]
+            given = (
+                "import torch; model = torch.nn.Linear(1, 1); rank, step, path = 1, 1000, 'c.pt'"
+            )
+            run(f"{begin}\n{given}\n{ranks}", tmp_path, FAUCET_ADDRESS=daemon.address)
             (dataset,) = daemon.client().status().datasets
     assert dataset.source_rows_read == count
     spec = PreprocessingSpec.load(tmp_path / "preprocessing.json")

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from faucet_client import DaemonLost
+from faucet_client import DaemonLost, IteratorError
 from tests.processes.daemons import StartDaemon, WatchedDaemon
 from tests.processes.rows import assert_exact
 from tests.processes.tables import MakeTable
@@ -102,6 +102,19 @@ def test_patience_has_an_end_and_says_so(daemon: WatchedDaemon, make_table: Make
     next(batches)
     daemon.kill()
     with pytest.raises(DaemonLost, match=r"not there again within 0\.3 s.*FAUCET_PATIENCE_S"):
+        list(batches)
+    daemon.restart()
+
+
+def test_closing_the_client_ends_an_iterator_that_waits_for_a_daemon(
+    daemon: WatchedDaemon, make_table: MakeTable
+) -> None:
+    client = daemon.client(PATIENCE_S)
+    batches = client.open(make_table(rows=200_000).spec()).batches(batch_size=100)
+    next(batches)
+    daemon.kill()
+    client.close()
+    with pytest.raises(IteratorError, match="the client was closed"):
         list(batches)
     daemon.restart()
 

@@ -125,7 +125,8 @@ class Stream:
 
     def replace(self, call: ReaderCall, first_epoch: int) -> None:
         """Goes on with another call, of a reader that begins with `first_epoch`."""
-        self.call = call
+        over, self.call = self.call, call
+        over.cancel()  # or the thread that sends for it would wait for ever
         # Whatever was said to the old call meanwhile, nobody has heard.
         if self.least_epoch > first_epoch:
             call.advance(self.least_epoch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 
 import numpy as np
@@ -13,6 +14,7 @@ from tests.processes.daemons import StartDaemon, WatchedDaemon
 from tests.processes.rows import assert_exact
 from tests.processes.tables import MakeTable
 from tests.processes.trainers import StartTrainer
+from tests.processes.waiting import eventually
 
 PATIENCE_S = 60.0
 
@@ -104,6 +106,22 @@ def test_patience_has_an_end_and_says_so(daemon: WatchedDaemon, make_table: Make
     with pytest.raises(DaemonLost, match=r"not there again within 0\.3 s.*FAUCET_PATIENCE_S"):
         list(batches)
     daemon.restart()
+
+
+def test_a_call_that_was_lost_leaves_no_thread_behind(
+    daemon: WatchedDaemon, make_table: MakeTable
+) -> None:
+    table = make_table(rows=60_000)
+    before = threading.active_count()
+    with daemon.client(PATIENCE_S).open(table.spec()).batches(batch_size=500) as batches:
+        for _ in range(3):
+            next(batches)
+            daemon.kill()
+            daemon.restart()
+            wanted = batches.stats().reconnections + 1
+            eventually(lambda: batches.stats().reconnections == wanted, 30.0)  # noqa: B023
+        assert sum(len(batch) for batch in batches) == table.rows - 3 * 500
+    eventually(lambda: threading.active_count() <= before + 4)
 
 
 def test_closing_the_client_ends_an_iterator_that_waits_for_a_daemon(

@@ -257,7 +257,8 @@ class Scheduler:
         }
         for split, of_split in states.items():
             for chunk in self._store.disk.chunks(dataset, split):
-                of_split[chunk] = chunk_map.SPILLED
+                if chunk < len(of_split):  # else an earlier daemon has found more than this one yet
+                    of_split[chunk] = chunk_map.SPILLED
             for chunk in self._loading(dataset, split):
                 of_split[chunk] = chunk_map.LOADING
         # A reader that goes on to its next epoch may lease a segment twice.

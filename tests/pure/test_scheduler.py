@@ -455,6 +455,16 @@ def test_an_open_chunk_is_not_loaded_for_one_split_while_it_is_for_the_other() -
     assert sorted(rows_in(g.rows) for g in world.grants if g.reader == 2) == [4, 4, 4]
 
 
+def test_the_map_has_the_chunks_that_are_found_though_disk_has_more_of_an_earlier_daemon() -> None:
+    left = [SegmentId("d", chunk, "train") for chunk in (0, 2, 5)]
+    lanes = [lane(0, (4, 0), (3, 0), (2, 0))]
+    world = World(10_000, lanes=lanes, spill_budget=9 * SIZE, disk=left)
+    world.join(1, credits=99)
+    assert len(world.scheduler.chunk_map("d")["train"]) == 1
+    world.run()
+    assert len(world.scheduler.chunk_map("d")["train"]) == 3
+
+
 def test_more_bytes_for_an_open_chunk_teach_nothing_about_the_others() -> None:
     world = World(20 * SIZE, lanes=[lane(0, (1_000, 0), (1_000, 0))], guess=1)
     world.join(1, credits=9)

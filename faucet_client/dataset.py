@@ -26,7 +26,7 @@ from faucet_client.batches import (
     batches_in,
 )
 from faucet_client.channel import DatasetInfo, EarlierReader, ProgressListener, ReaderRequest
-from faucet_client.errors import SourceChanged, SpecError, StateError
+from faucet_client.errors import IteratorError, SourceChanged, SpecError, StateError
 from faucet_client.feed import PREFETCH_GRANTS, Patience
 from faucet_client.preprocessing.module import Preprocessor
 from faucet_client.preprocessing.spec import PreprocessingSpec
@@ -105,6 +105,7 @@ class FaucetClient:
         self.patience_s = default_patience_s() if patience_s is None else patience_s
         # By process: a fork may come while a thread holds it, and the child has no such thread.
         self._locks: dict[int, threading.Lock] = {}
+        self._closings = 0
         self._session: Session | None = self._connect()
 
     @property
@@ -156,9 +157,15 @@ class FaucetClient:
 
     def close(self) -> None:
         """Ends the connection and its iterators. Batches that were handed out stay valid."""
+        self._closings += 1
         if self._session is not None:
             self._session.close()
             self._session = None
+
+    @property
+    def closings(self) -> int:
+        """How often it was closed; an iterator that reconnects must not outlive that."""
+        return self._closings
 
     def __enter__(self) -> Self:
         return self
@@ -176,6 +183,7 @@ class FaucetClient:
             "_address": self._address,
             "patience_s": self.patience_s,
             "_locks": {},
+            "_closings": 0,
             "_session": None,
         }
 
@@ -379,7 +387,8 @@ class Dataset:
             earlier=tuple(map(_earlier, earlier)),
         )
         reading = Reading(request, wish.batch_size, wish.drop_last, begin, share.clone)
-        patience = Patience(self._session_again, self._client.patience_s)
+        reconnect = partial(self._reconnect, self._client.closings)
+        patience = Patience(reconnect, self._client.patience_s)
         return Reader(self._client, self._session_again(), reading, patience)
 
     def _beginning(
@@ -415,6 +424,16 @@ class Dataset:
         if self._session_id != session.handoff.session_id:
             self._reopen(session)
         return session
+
+    def _reconnect(self, closings: int) -> Session:
+        """The same, for an iterator of a client that had been closed so often when it began.
+
+        Raises:
+            IteratorError: it was closed since.
+        """
+        if self._client.closings != closings:
+            raise IteratorError("the client was closed, and this iterator with it")
+        return self._session_again()
 
     def _reopen(self, session: Session) -> None:
         """Opens the same dataset in another session: in another process, or of another daemon.

@@ -214,7 +214,7 @@ class Reader:
             raise IteratorError(
                 f"epoch {epoch} was begun before; each epoch can be iterated over once"
             )
-        if self._epoch is not None:
+        if epoch > self.reading.request.first_epoch:
             # Of grants it gives up none where the last epoch was read to its end.
             self._feed.stream.advance(epoch, self._told())
         self._epoch = epoch
@@ -229,11 +229,12 @@ class Reader:
         while (block := next(blocks, None)) is not None:
             keep_bytes = self._keep_bytes()
             for index in range(block.batches):
-                self._batches += 1
+                batch = Batch(block, index)
                 if ledger.passed_bytes > keep_bytes and self._must_copy(block, keep_bytes):
-                    yield self._copied(Batch(block, index))
-                else:
-                    yield Batch(block, index)
+                    batch = self._copied(batch)
+                # Last of all: what an interruption has kept from the caller was not handed out.
+                self._batches += 1
+                yield batch
                 if self._failure is not None:
                     raise _again(self._failure)
                 if self._epoch != epoch:
@@ -373,7 +374,7 @@ class Reader:
             self._seconds_waited += time.monotonic() - began
         if isinstance(found, FaucetError):
             self._failure = found
-            raise found
+            raise _again(found)  # kept with a traceback, it would be a ring with this reader
         return found
 
     def _wait(self, ready: queue.SimpleQueue[T | FaucetError]) -> T | FaucetError:

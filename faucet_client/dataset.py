@@ -139,11 +139,6 @@ class FaucetClient:
         """What the daemon says of itself: memory, datasets, readers."""
         return self.session().status()
 
-    @property
-    def closings(self) -> int:
-        """How often it was closed: iterators of before are over, also those that wait."""
-        return self._closings
-
     def session(self) -> Session:
         """This process's session; a new one in a forked child, or after the daemon's restart."""
         with self._locks.setdefault(os.getpid(), threading.Lock()):
@@ -166,6 +161,11 @@ class FaucetClient:
         if self._session is not None:
             self._session.close()
             self._session = None
+
+    @property
+    def closings(self) -> int:
+        """How often it was closed; an iterator that reconnects must not outlive that."""
+        return self._closings
 
     def __enter__(self) -> Self:
         return self
@@ -387,8 +387,8 @@ class Dataset:
             earlier=tuple(map(_earlier, earlier)),
         )
         reading = Reading(request, wish.batch_size, wish.drop_last, begin, share.clone)
-        again = partial(self._session_unless_closed, self._client.closings)
-        patience = Patience(again, self._client.patience_s)
+        reconnect = partial(self._reconnect, self._client.closings)
+        patience = Patience(reconnect, self._client.patience_s)
         return Reader(self._client, self._session_again(), reading, patience)
 
     def _beginning(
@@ -418,18 +418,22 @@ class Dataset:
         begin, other_ranks = resumed(states, fresh)
         return begin, states if other_ranks else ()
 
-    def _session_unless_closed(self, closings: int) -> Session:
-        """The session that an iterator goes on with, unless its client was closed since."""
-        if self._client.closings != closings:
-            raise IteratorError("the client was closed, and this iterator with it")
-        return self._session_again()
-
     def _session_again(self) -> Session:
         """A session in which the dataset is open: this process's, of the daemon of now."""
         session = self._client.session()
         if self._session_id != session.handoff.session_id:
             self._reopen(session)
         return session
+
+    def _reconnect(self, closings: int) -> Session:
+        """The same, for an iterator of a client that had been closed so often when it began.
+
+        Raises:
+            IteratorError: it was closed since.
+        """
+        if self._client.closings != closings:
+            raise IteratorError("the client was closed, and this iterator with it")
+        return self._session_again()
 
     def _reopen(self, session: Session) -> None:
         """Opens the same dataset in another session: in another process, or of another daemon.

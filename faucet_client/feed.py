@@ -220,6 +220,8 @@ class Feed:
         except Exception as error:  # noqa: BLE001  # the trainer's thread raises it
             end = InternalError(f"the client's feed failed: {error!r}")
         self.stream.ended()
+        # Its traceback has this frame, which has it: a ring, and with it all that is mapped.
+        end = end.with_traceback(None)
         self._started.put(end)
         self.ready.put(end)
 

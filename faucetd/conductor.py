@@ -516,6 +516,10 @@ class Conductor:
                     if reader.request.dataset_key == whole
                 }
             )
+            if not users:
+                raise DatasetInUse(
+                    f"dataset {whole} is just being read from its source: try again in a moment"
+                )
             raise DatasetInUse(
                 f"dataset {whole} is in use by {', '.join(users)}: end these jobs, or let go of "
                 "the tensors that they hold, and try again"

@@ -257,7 +257,8 @@ class Scheduler:
         }
         for split, of_split in states.items():
             for chunk in self._store.disk.chunks(dataset, split):
-                of_split[chunk] = chunk_map.SPILLED
+                if chunk < len(of_split):  # else an earlier daemon has found more than this one yet
+                    of_split[chunk] = chunk_map.SPILLED
             for chunk in self._loading(dataset, split):
                 of_split[chunk] = chunk_map.LOADING
         # A reader that goes on to its next epoch may lease a segment twice.
@@ -275,8 +276,16 @@ class Scheduler:
         return {number: (lease.reader, lease.segment) for number, lease in self._leases.items()}
 
     def in_use(self, dataset: str) -> bool:
-        """Whether a reader, or a lease of one that has left, uses the dataset."""
-        return any(reader.dataset == dataset for reader in self._readers.values())
+        """Whether a reader, or a lease of one that has left, uses the dataset.
+
+        Or it is loaded, and its chunks are found while they are read: when it is opened anew, what
+        the load tells would be taken for a chunk of another plan.
+        """
+        if any(reader.dataset == dataset for reader in self._readers.values()):
+            return True
+        known = self._datasets.get(dataset)
+        loads = [*self._loads.values()] if known is not None and known.found_by_reading else []
+        return any(load.dataset == dataset for load in loads)
 
     # Datasets.
 

@@ -125,6 +125,8 @@ class Share:
         before = self.before.get(chunk, ())
         start -= self._gone[bisect_left(self._starts, start)]
         mine = self.shape.range_at(start, rows - rows_in(before), total - self._gone[-1])
+        if not before:
+            return (mine,) if mine.rows else ()
         return _among(_others(before, rows), mine)
 
 

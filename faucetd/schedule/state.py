@@ -265,6 +265,11 @@ class Dataset:
         for info in chunks:
             self.append(info)
 
+    @property
+    def found_by_reading(self) -> bool:
+        """Whether only reading tells which chunks there are, and what they have."""
+        return bool(self._totals)
+
     def total_rows(self, split: Split) -> int:
         """Rows of the split, exact from the start."""
         if split in self._totals:

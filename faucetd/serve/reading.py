@@ -21,6 +21,13 @@ MAX_EPOCHS = 1_000_000
 MAX_PARTS = 4_096
 MAX_RANKS = 65_536
 
+MAX_CHUNKS = 2**17
+"""That a dataset may have, as far as what a reader has had is concerned."""
+
+MAX_PIECES = 1_000_000
+"""Chunks and rows of chunks that were had, over all readers that are told of: each is looked at, on
+the event loop, and takes about a hundred bytes. Packed as bits they take next to nothing."""
+
 _MOST_ROWS = 2**62
 
 
@@ -41,6 +48,7 @@ def reader_request_from(message: faucet_pb2.StartReader) -> ReaderRequest:
     _require(message.first_epoch + message.epochs < 2**32, "there are too many epochs")
     _require(message.credits <= MAX_CREDITS, f"credits must be at most {MAX_CREDITS}")
     _require(len(message.earlier) <= MAX_RANKS, f"earlier has more than {MAX_RANKS} readers")
+    _check_sizes(message)
     return ReaderRequest(
         dataset_key=message.dataset_key,
         split=cast("Split", message.split),
@@ -59,6 +67,19 @@ def reader_request_from(message: faucet_pb2.StartReader) -> ReaderRequest:
             Earlier(_shape_from(each), numbers_of(each.had), _ranges_from(each.partly))
             for each in message.earlier
         ),
+    )
+
+
+def _check_sizes(message: faucet_pb2.StartReader) -> None:
+    """Refuses what would take memory or time out of proportion, before anything is unpacked."""
+    pieces = len(message.before) + sum(len(each.partly) for each in message.earlier)
+    for had in (message.had, *(each.had for each in message.earlier)):
+        _require(len(had) <= MAX_CHUNKS // 8, f"it had chunks beyond number {MAX_CHUNKS:,}")
+        pieces += int.from_bytes(had, "little").bit_count()
+    _require(
+        pieces <= MAX_PIECES,
+        f"its state tells of {pieces:,} chunks and rows of chunks, and at most {MAX_PIECES:,} are "
+        "possible: load states that were saved between epochs, or keep the number of ranks",
     )
 
 

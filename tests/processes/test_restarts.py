@@ -149,3 +149,36 @@ def test_an_epoch_that_was_left_early_is_not_asked_for_again(
         daemon.restart()
         ids = np.concatenate([batch.passthrough["id"] for batch in second])
     assert_exact(ids, table.rows)
+
+
+def test_a_client_that_is_closed_while_its_daemon_is_away_takes_its_iterators_with_it(
+    daemon: WatchedDaemon, make_table: MakeTable, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = daemon.client(PATIENCE_S)
+    batches = client.open(make_table(rows=200_000).spec()).batches(batch_size=100)
+    next(batches)
+    daemon.kill()
+    eventually(lambda: "Waiting 60 s for it" in caplog.text)
+    client.close()
+    daemon.restart()
+    with pytest.raises(IteratorError, match="the client was closed"):
+        list(batches)
+    assert daemon.client().status().readers == ()
+
+
+def test_epochs_that_were_not_begun_are_not_read(
+    daemon: WatchedDaemon, make_table: MakeTable
+) -> None:
+    table = make_table(rows=60_000)
+    dataset = daemon.client().open(table.spec())
+    with dataset.batches(batch_size=500) as batches:
+        list(batches)
+        nbytes = batches.stats().bytes_mapped
+    for shuffle in ("batches", "rows"):
+        with dataset.epochs(count=4, batch_size=500, shuffle=shuffle) as epochs:
+            for _ in range(3):
+                next(epochs)
+            ids = np.concatenate([batch.passthrough["id"] for batch in next(epochs)])
+            # Of those before it no more than was granted ahead.
+            assert epochs.stats().bytes_mapped < 2 * nbytes
+        assert_exact(ids, table.rows)

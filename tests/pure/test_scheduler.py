@@ -427,6 +427,17 @@ def test_a_reader_that_joins_a_half_found_plan_gets_what_is_found_and_what_follo
     assert Counter(load.chunk for load in world.all_loads) == {0: 1, 1: 1, 2: 1}
 
 
+def test_a_plan_that_is_being_found_is_in_use_until_its_load_has_ended() -> None:
+    world = World(10_000, lanes=[lane(0, (4, 1), (3, 1))])
+    world.join(1, credits=1)
+    world.send(ReaderLeft(1))
+    assert world.scheduler.in_use("d")
+    while world.loads:
+        world.finish_load(0)
+    assert not world.scheduler.in_use("d")
+    world.send(DatasetRemoved("d"))
+
+
 def test_a_worker_goes_on_with_the_lane_that_it_has_read() -> None:
     lanes = [lane(n, (4, 0), (4, 0), (4, 0)) for n in range(2)]
     world = World(10_000, lanes=lanes, workers=2)
@@ -453,6 +464,16 @@ def test_an_open_chunk_is_not_loaded_for_one_split_while_it_is_for_the_other() -
                 world.send(CreditsGiven(grant.reader, 1))
     assert not world.failed
     assert sorted(rows_in(g.rows) for g in world.grants if g.reader == 2) == [4, 4, 4]
+
+
+def test_the_map_has_the_chunks_that_are_found_though_disk_has_more_of_an_earlier_daemon() -> None:
+    left = [SegmentId("d", chunk, "train") for chunk in (0, 2, 5)]
+    lanes = [lane(0, (4, 0), (3, 0), (2, 0))]
+    world = World(10_000, lanes=lanes, spill_budget=9 * SIZE, disk=left)
+    world.join(1, credits=99)
+    assert len(world.scheduler.chunk_map("d")["train"]) == 1
+    world.run()
+    assert len(world.scheduler.chunk_map("d")["train"]) == 3
 
 
 def test_more_bytes_for_an_open_chunk_teach_nothing_about_the_others() -> None:

@@ -365,6 +365,27 @@ def test_chunks_by_hash_are_the_same_whoever_reads_them_and_however(
     assert fresh.open(dealt_anew).info.key != dataset.info.key
 
 
+def test_deterministic_batches_by_hash_are_the_same_whatever_workers_streams_and_budget(
+    bigquery: Warehouse,
+) -> None:
+    bigquery.server.dataset(RESULTS)
+    table = bigquery.load(rows=20_000, chunk_rows=1_000)
+    spec = table.spec(chunking="hash", bigquery={"snapshot": "new"})
+    found = []
+    for budget, workers, streams in (("64MiB", 1, "1"), ("512KiB", 3, "5")):
+        daemon = bigquery.start_daemon(budget, workers, max_streams=streams, result_dataset=RESULTS)
+        dataset = daemon.client().open(spec)
+        with dataset.batches(
+            batch_size=300, epochs=2, shuffle="rows", order="deterministic", seed=9
+        ) as batches:
+            found.append([(ids_of(batch), batch.features.numpy().tobytes()) for batch in batches])
+    assert len(found[0]) == len(found[1]) == 2 * 67
+    for (ours, our_bytes), (theirs, their_bytes) in zip(*found, strict=True):
+        assert np.array_equal(ours, theirs)
+        assert our_bytes == their_bytes
+    assert_exact(np.concatenate([ids for ids, _ in found[0][:67]]), table.rows)
+
+
 def test_equal_rows_are_dealt_to_many_chunks(bigquery: Warehouse, client: FaucetClient) -> None:
     rows = 20_000
     name = f"{bigquery.dataset}.repeated"

@@ -28,8 +28,8 @@ def test_the_counts_are_of_all_chunks() -> None:
 def test_a_chunk_is_absent_then_loading_then_leased_by_those_who_read_it_then_resident() -> None:
     world = World(10_000, chunks(3))
     assert seen(world) == seen(world, "eval") == "..."
-    world.join(1, credits=9, in_order=True)
-    world.join(2, credits=9, in_order=True)
+    world.join(1, credits=9, in_order=True, shuffled=False)
+    world.join(2, credits=9, in_order=True, shuffled=False)
     assert seen(world) == seen(world, "eval") == "+.."
     world.finish_load(0)
     assert (seen(world), seen(world, "eval")) == ("2+.", "0+.")
@@ -47,7 +47,7 @@ def test_a_reader_that_leases_a_segment_for_two_epochs_is_one_reader() -> None:
 
 def test_what_was_evicted_is_absent_again() -> None:
     world = World(4 * SIZE, chunks(9, evals=0))
-    world.join(1, credits=9, in_order=True)
+    world.join(1, credits=9, in_order=True, shuffled=False)
     while world.loads:
         world.finish_load(0)
         world.send(LeasesReleased(tuple(world.scheduler.leases())))

@@ -49,11 +49,12 @@ if TYPE_CHECKING:
     from faucet_client.batches import BatchIterator, Epoch, EpochIterator, Stats
     from faucet_client.channel import DatasetInfo, OpenProgress
     from faucet_client.compat import get_batch_reader, get_client, get_data_reader
-    from faucet_client.dataset import Dataset, FaucetClient, FaucetDataset
+    from faucet_client.dataset import Dataset, FaucetClient
     from faucet_client.mapping import Ragged
     from faucet_client.preprocessing.spec import PreprocessingSpec
     from faucet_client.spec import BigQuerySource, DatasetSpec, DuckDBSource, ParquetSource
     from faucet_client.status import Status
+    from faucet_client.torch_dataset import FaucetDataset
 
 _LAZY = {
     "Batch": "batch",
@@ -67,7 +68,7 @@ _LAZY = {
     "Epoch": "batches",
     "EpochIterator": "batches",
     "FaucetClient": "dataset",
-    "FaucetDataset": "dataset",
+    "FaucetDataset": "torch_dataset",
     "OpenProgress": "channel",
     "PreprocessingSpec": "preprocessing.spec",
     "Ragged": "mapping",

@@ -6,24 +6,20 @@ import os
 import threading
 import uuid
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import torch.utils.data
-
 from faucet_client.address import Address, default_address, default_patience_s, parse_address
-from faucet_client.batch import Batch
 from faucet_client.batches import (
     BatchIterator,
     EpochIterator,
     Reader,
     Reading,
     State,
-    batches_in,
 )
 from faucet_client.channel import DatasetInfo, EarlierReader, ProgressListener, ReaderRequest
 from faucet_client.errors import IteratorError, SourceChanged, SpecError, StateError
@@ -46,7 +42,6 @@ from faucet_client.state import ReaderState, resumed
 from faucet_client.status import Status
 
 _MAX_EPOCHS = 1_000_000
-_MAX_WORKERS = 1_024
 _MAX_RANKS = 65_536
 
 
@@ -357,7 +352,7 @@ class Dataset:
         """
         share = share or Share()
         self.check(wish)
-        begin, earlier = self._beginning(wish, share, state)
+        begin, earlier = self.beginning(wish, share, state)
         last_epoch = share.first_epoch + wish.epochs - 1
         if begin.epoch > last_epoch:
             raise StateError(
@@ -391,10 +386,14 @@ class Dataset:
         patience = Patience(reconnect, self._client.patience_s)
         return Reader(self._client, self._session_again(), reading, patience)
 
-    def _beginning(
+    def beginning(
         self, wish: Wish, share: Share, state: State | None
     ) -> tuple[ReaderState, Sequence[ReaderState]]:
-        """What a reader begins with, and the states of other ranks that are to be left out."""
+        """What a reader begins with, and the states of other ranks that are to be left out.
+
+        Raises:
+            StateError: `state` is not of such a reader.
+        """
         fresh = ReaderState(
             dataset=self.info.key,
             split=wish.split,
@@ -520,63 +519,3 @@ def _earlier(state: ReaderState) -> EarlierReader:
         had=state.had,
         partly={chunk: each.ranges or () for chunk, each in state.partly.items()},
     )
-
-
-class FaucetDataset(torch.utils.data.IterableDataset[Batch]):
-    """A split for `torch.utils.data.DataLoader(batch_size=None)`; one `iter()` is one epoch.
-
-    With `num_workers=0` batches are views, as everywhere. With worker processes each worker reads
-    rows of its own and sends copies, since a view could only be sent with its whole chunk; the
-    daemon already works beside the trainer, so workers mostly cost. Without `batch_size=None` a
-    DataLoader would try to make batches of batches, and fail.
-
-    Args:
-        dataset: The open dataset.
-        split: "train" or "eval".
-        batch_size: Rows a batch.
-        shuffle: See `Dataset.epochs`.
-        seed: Decides the shuffle, with the epoch.
-        job: A name for the training run, by default a random one.
-        drop_last: Leave out a last batch that would be short.
-    """
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        split: Split = "train",
-        *,
-        batch_size: int,
-        shuffle: str = "batches",
-        seed: int = 0,
-        job: str | None = None,
-        drop_last: bool = False,
-    ) -> None:
-        self._dataset = dataset
-        self._wish = Wish(split, batch_size, 1, shuffle, seed, job or uuid.uuid4().hex, drop_last)
-        self._reading: BatchIterator | None = None
-        # By DataLoader worker, in memory that they share, for most are new in each epoch.
-        self._epochs = torch.zeros(_MAX_WORKERS, dtype=torch.int64).share_memory_()
-        dataset.check(self._wish)  # what is wrong is said here, and not in a worker
-
-    def set_epoch(self, epoch: int) -> None:
-        """The number of the next epoch, which decides its shuffle; without it, epochs count up."""
-        self._epochs.fill_(epoch)
-
-    def __len__(self) -> int:
-        """Batches of an epoch, over all workers."""
-        rows = self._dataset.info.rows[self._wish.split]
-        return batches_in(rows, self._wish.batch_size, self._wish.drop_last)
-
-    def __iter__(self) -> Iterator[Batch]:
-        info = torch.utils.data.get_worker_info()
-        worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
-        if self._reading is not None:
-            self._reading.close()  # an epoch that was left early
-        epoch = int(self._epochs[worker])
-        self._epochs[worker] += 1
-        share = Share(worker, workers, epoch, clone=info is not None)
-        self._reading = self._dataset.iterate(self._wish, share)
-        return iter(self._reading)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_reading": None}

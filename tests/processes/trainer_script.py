@@ -18,8 +18,8 @@ import numpy as np
 
 from faucet_client import (
     Batch,
-    BatchIterator,
     FaucetClient,
+    FaucetDataset,
     FaucetError,
 )
 from tests.processes.rows import Ids, check, ids_of
@@ -31,7 +31,8 @@ class Trainer:
 
     def __init__(self, address: str, spec: dict[str, Any], patience_s: float) -> None:
         self.dataset = FaucetClient(address, patience_s=patience_s).open(read_spec(spec))
-        self.batches: BatchIterator | None = None
+        self.batches: Any = None  # a BatchIterator, or the loader's
+        self.loader: Any = None
         self.held: list[Batch] = []
         self.ids: list[Ids] = []
         self.rows_read = 0
@@ -40,6 +41,31 @@ class Trainer:
         """Makes the iterator, and thereby the reader."""
         self.batches = self.dataset.batches(**arguments)
         return {"batches": len(self.batches)}
+
+    def load(
+        self, workers: int, state: dict[str, Any] | None = None, **arguments: Any
+    ) -> dict[str, Any]:
+        """Makes torchdata's loader, which may go on from a state; `iterate` begins an epoch."""
+        from torchdata.stateful_dataloader import StatefulDataLoader
+
+        rows = FaucetDataset(self.dataset, **arguments)
+        self.loader = StatefulDataLoader(rows, batch_size=None, num_workers=workers)
+        if state is not None:
+            self.loader.load_state_dict(state)
+        return {"batches": len(self.loader)}
+
+    def iterate(self) -> dict[str, Any]:
+        """Begins an epoch of the loader."""
+        self.batches = iter(self.loader)
+        return {}
+
+    def loader_state(self) -> dict[str, Any]:
+        """The loader's."""
+        return {"state": self.loader.state_dict()}
+
+    def place(self) -> dict[str, Any]:
+        """Where the last batch that is held is."""
+        return {"epoch": self.held[-1].epoch, "batch": self.held[-1].batch_num}
 
     def read(
         self,
@@ -107,7 +133,7 @@ class Trainer:
     def stats(self) -> dict[str, Any]:
         """The iterator's."""
         assert self.batches is not None
-        return vars(self.batches.stats())
+        return dict(vars(self.batches.stats()))
 
     def fork(self) -> dict[str, Any]:
         """Forks a child that does nothing, and keeps all sockets open."""

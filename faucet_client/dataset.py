@@ -101,6 +101,7 @@ class FaucetClient:
         # By process: a fork may come while a thread holds it, and the child has no such thread.
         self._locks: dict[int, threading.Lock] = {}
         self._closings = 0
+        self._end: weakref.finalize[[], FaucetClient] | None = None
         self._session: Session | None = self._connect()
 
     @property
@@ -147,7 +148,10 @@ class FaucetClient:
     def _connect(self) -> Session:
         session = Session.connect(self._address)
         # A client that is dropped unclosed must not stay connected for its process's whole life.
-        weakref.finalize(self, session.close).atexit = False
+        if self._end is not None:
+            self._end.detach()
+        self._end = weakref.finalize(self, session.close)
+        self._end.atexit = False
         return session
 
     def close(self) -> None:
@@ -179,6 +183,7 @@ class FaucetClient:
             "patience_s": self.patience_s,
             "_locks": {},
             "_closings": 0,
+            "_end": None,
             "_session": None,
         }
 

@@ -57,6 +57,8 @@ def connect(
             },
         )
         try:
+            # It would be drawn on the standard output of whoever reads for longer than two seconds.
+            connection.execute("SET enable_progress_bar = false")
             # A name that is no table would be looked up among the variables of our own code.
             connection.execute("SET GLOBAL python_enable_replacements = false")
             # Else the rows of a query could depend on the environment of the process.

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from tests.bigquery_server.local import LocalBigQuery
-from tests.processes import tables_2020
+from tests.processes import forked, tables_2020
 from tests.processes.bigquery import Warehouse, lend
 from tests.processes.daemons import StartDaemon, WatchedDaemon
 from tests.processes.leaks import assert_nothing_is_left, descriptors
@@ -124,6 +124,12 @@ def nursery() -> Iterator[Nursery]:
     nursery = Nursery()
     yield nursery
     nursery.close()
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> None:
+    """What forked.py's processes are forked from."""
+    forked.start_server()
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from faucet_client import Batch
 from faucet_client.lightning import FaucetDataModule
+from tests.processes.forked import redirect_stderr
 from tests.processes.rows import check, ids_of
 from tests.processes.specs import read_spec
 
@@ -75,7 +75,7 @@ def train(config: dict[str, Any]) -> None:
     With ranks, the process is one of a job whose others run beside it.
     """
     folder = Path(config["folder"])
-    sys.stderr = (folder / f"{config['log']}.stderr").open("w", buffering=1)
+    redirect_stderr(folder / f"{config['log']}.stderr")
     # Lightning's advice on logging intervals, workers and sizes is none for a table this small.
     warnings.simplefilter("ignore")
     ranks: dict[str, Any] = {}

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import multiprocessing.forkserver
-import multiprocessing.process
 import signal
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.processes import lightning_script
+from tests.processes import forked, lightning_script
 from tests.processes.daemons import WatchedDaemon
 from tests.processes.nursery import ROOT
 from tests.processes.rows import Ids, assert_exact
@@ -28,16 +24,7 @@ ROWS, BATCH = 1_009, 100
 BATCHES = 11
 SPLIT = {"hash_column": "id", "eval_percent": 20}
 
-_forks = multiprocessing.get_context("forkserver")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def fork_server() -> Iterator[None]:
-    """Has Lightning imported once: it takes seconds."""
-    _forks.set_forkserver_preload([lightning_script.__name__])
-    multiprocessing.forkserver.ensure_running()
-    yield
-    multiprocessing.forkserver._forkserver._stop()  # type: ignore[attr-defined]
+pytestmark = pytest.mark.usefixtures("fork_server")
 
 
 class Job:
@@ -54,19 +41,17 @@ class Job:
         logs, processes = self._start(ranks, config)
         expected = -signal.SIGKILL if "die_at" in config else 0
         for process, log in zip(processes, logs, strict=True):
-            end(process, expected, self.folder / f"{log}.stderr")
+            forked.end(process, expected, self.folder / f"{log}.stderr")
         return [read_lines(self.folder / f"{log}.jsonl") for log in logs]
 
     def refused(self, **config: Any) -> str:
         """Trains, which must fail; its stderr."""
         (log,), (process,) = self._start(1, config)
         path = self.folder / f"{log}.stderr"
-        end(process, 1, path)
+        forked.end(process, 1, path)
         return path.read_text()
 
-    def _start(
-        self, ranks: int, config: dict[str, Any]
-    ) -> tuple[list[str], list[multiprocessing.process.BaseProcess]]:
+    def _start(self, ranks: int, config: dict[str, Any]) -> tuple[list[str], list[BaseProcess]]:
         self._runs += 1
         config = {
             "trainer": {},
@@ -79,31 +64,19 @@ class Job:
         config["data"] = {"batch_size": BATCH, "seed": 5} | config["data"]
         config["trainer"] = {"max_epochs": 3} | config["trainer"]
         logs = [f"run{self._runs}-{rank}" for rank in range(ranks)]
-        port = free_port()
-        processes: list[multiprocessing.process.BaseProcess] = []
+        port = forked.free_port()
+        processes = []
         for rank, log in enumerate(logs):
             mine = config | {"log": log}
             if ranks > 1:
                 mine |= {"ranks": ranks, "environ": environ(rank, port)}
-            processes.append(_forks.Process(target=lightning_script.train, args=(mine,)))
-        for process in processes:
-            process.start()
+            processes.append(forked.start(lightning_script.train, mine))
         return logs, processes
 
     def checkpoint(self, step: int) -> str:
         """The checkpoint of a step."""
         (path,) = (self.folder / "saved").glob(f"*step={step}*.ckpt")
         return str(path)
-
-
-def end(process: multiprocessing.process.BaseProcess, expected: int, stderr: Path) -> None:
-    process.join(60)
-    code = process.exitcode
-    if code is None:
-        process.kill()
-        process.join()
-    process.close()
-    assert code == expected, (code, stderr.read_text())
 
 
 def environ(rank: int, port: int) -> dict[str, str]:
@@ -114,12 +87,6 @@ def environ(rank: int, port: int) -> dict[str, str]:
         "LOCAL_RANK": str(rank),
         "NODE_RANK": "0",
     }
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

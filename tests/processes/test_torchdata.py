@@ -39,15 +39,18 @@ def loading(
     return trainer
 
 
-@pytest.mark.parametrize(("order", "workers"), [("shared", 0), ("shared", 2), ("deterministic", 0)])
+@pytest.mark.parametrize(
+    ("wishes", "workers"),
+    [({}, 0), ({}, 2), ({"order": "deterministic"}, 0), ({"shuffle": "rows"}, 0)],
+)
 def test_a_killed_trainer_goes_on_in_mid_epoch_as_often_as_it_takes(
-    order: str,
+    wishes: dict[str, Any],
     workers: int,
     daemon: WatchedDaemon,
     table: Table,
     start_trainer: StartTrainer,
 ) -> None:
-    trainer = loading(start_trainer, daemon, table, workers, order=order)
+    trainer = loading(start_trainer, daemon, table, workers, **wishes)
     trainer.ask("read")
     assert_exact(trainer.ids(), ROWS)
     trainer.ask("iterate")
@@ -58,7 +61,7 @@ def test_a_killed_trainer_goes_on_in_mid_epoch_as_often_as_it_takes(
         had.append(trainer.ids())
         trainer.ask("read", count=5)  # after the checkpoint: these come again
         trainer.kill()
-        trainer = loading(start_trainer, daemon, table, workers, state, order=order)
+        trainer = loading(start_trainer, daemon, table, workers, state, **wishes)
     trainer.ask("read", keep=1)
     assert trainer.ask("place")["epoch"] == 1
     had.append(trainer.ids())

@@ -47,7 +47,6 @@ from faucet_client.errors import (
 if TYPE_CHECKING:
     from faucet_client.batch import Batch
     from faucet_client.batches import BatchIterator, Epoch, EpochIterator, Stats
-    from faucet_client.channel import DatasetInfo, OpenProgress
     from faucet_client.compat import get_batch_reader, get_client, get_data_reader
     from faucet_client.dataset import Dataset, FaucetClient
     from faucet_client.mapping import Ragged
@@ -55,6 +54,7 @@ if TYPE_CHECKING:
     from faucet_client.spec import BigQuerySource, DatasetSpec, DuckDBSource, ParquetSource
     from faucet_client.status import Status
     from faucet_client.torch_dataset import FaucetDataset
+    from faucet_client.wire.values import DatasetInfo, OpenProgress
 
 _LAZY = {
     "Batch": "batch",

@@ -25,7 +25,6 @@ import torch
 from numpy.typing import NDArray
 
 from faucet_client._frames import Column, columns_of
-from faucet_client.channel import DatasetInfo
 from faucet_client.dataset import Dataset, FaucetClient
 from faucet_client.errors import ColumnError, SourceEmpty
 from faucet_client.preprocessing import (
@@ -40,6 +39,7 @@ from faucet_client.preprocessing.fit import Statistics
 from faucet_client.preprocessing.hashing import mixed
 from faucet_client.preprocessing.options import FEWEST_TO_REFINE
 from faucet_client.spec import DatasetSpec, whole_number
+from faucet_client.wire.values import DatasetInfo
 
 _log = logging.getLogger("faucet_client.compat")
 

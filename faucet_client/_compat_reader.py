@@ -24,7 +24,6 @@ from faucet_client._compat_preprocessing import (
 )
 from faucet_client._frames import Column, columns_in, columns_of, frame, joined
 from faucet_client.batches import BatchIterator, batches_in
-from faucet_client.channel import DatasetInfo
 from faucet_client.dataset import Dataset, FaucetClient, Share, Wish
 from faucet_client.errors import (
     ColumnError,
@@ -37,6 +36,7 @@ from faucet_client.errors import (
 from faucet_client.preprocessing import Preprocessor
 from faucet_client.preprocessing.transforms import Transform
 from faucet_client.spec import BigQuerySource, DatasetSpec, Source, Split, whole_number
+from faucet_client.wire.values import DatasetInfo
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -25,7 +25,6 @@ from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
 
 from faucet_client.batch import Batch, Block
-from faucet_client.channel import ReaderRequest, Told
 from faucet_client.errors import (
     FaucetError,
     InternalError,
@@ -37,6 +36,7 @@ from faucet_client.progress import Progress, turned
 from faucet_client.session import Session
 from faucet_client.shuffling import Mixed, Shuffler
 from faucet_client.state import Ranges, ReaderState
+from faucet_client.wire.values import ReaderRequest, Told
 
 _log = logging.getLogger(__name__)
 

@@ -21,7 +21,6 @@ from faucet_client.batches import (
     Reading,
     State,
 )
-from faucet_client.channel import DatasetInfo, EarlierReader, ProgressListener, ReaderRequest
 from faucet_client.errors import IteratorError, SourceChanged, SpecError, StateError
 from faucet_client.feed import PREFETCH_GRANTS, Patience
 from faucet_client.preprocessing.module import Preprocessor
@@ -40,6 +39,8 @@ from faucet_client.spec import (
 )
 from faucet_client.state import ReaderState, resumed
 from faucet_client.status import Status
+from faucet_client.wire.channel import ProgressListener
+from faucet_client.wire.values import DatasetInfo, EarlierReader, ReaderRequest
 
 _MAX_EPOCHS = 1_000_000
 _MAX_RANKS = 65_536

@@ -17,9 +17,7 @@ from functools import partial
 from typing import Protocol
 
 from faucet_client._memory import is_sealed, page_rounded
-from faucet_client.channel import Grant, ReaderCall, ReaderRequest, Started, Told
 from faucet_client.errors import (
-    AccessDenied,
     DaemonError,
     DaemonLost,
     DaemonUnreachable,
@@ -28,8 +26,10 @@ from faucet_client.errors import (
     IteratorError,
 )
 from faucet_client.mapping import Columns, map_segment
-from faucet_client.session import Session, keep_in_children
+from faucet_client.session import Session
 from faucet_client.state import Ranges
+from faucet_client.wire.conduit import Conduit
+from faucet_client.wire.values import Grant, ReaderRequest, Started, Told
 
 _log = logging.getLogger(__name__)
 
@@ -89,10 +89,10 @@ class Ledger:
 
 
 class Stream:
-    """A reader's stream to the daemon, which either side may end."""
+    """A reader's conduits to one daemon after another, seen as one that either side may end."""
 
-    def __init__(self, call: ReaderCall) -> None:
-        self.call = call
+    def __init__(self) -> None:
+        self.conduit: Conduit | None = None
         self.least_epoch = 0
         self._pid = os.getpid()
         self._open = True
@@ -104,15 +104,15 @@ class Stream:
 
     def credit(self, told: Told) -> None:
         """Takes one grant more, and tells how far the reader is."""
-        if self._open:
-            self.call.credit(1, told)
+        if self._open and self.conduit is not None:
+            self.conduit.credit(1, told)
 
     def advance(self, epoch: int, told: Told) -> None:
         """Tells how far the reader is, and gives up what has not come yet of earlier epochs."""
         self.least_epoch = epoch
-        if self._open:
-            self.call.credit(0, told)
-            self.call.advance(epoch)
+        if self._open and self.conduit is not None:
+            self.conduit.credit(0, told)
+            self.conduit.advance(epoch)
 
     def close(self) -> None:
         """Wants no more. Idempotent; does nothing in a forked child.
@@ -121,22 +121,21 @@ class Stream:
         """
         if self._open and self._pid == os.getpid():
             self._open = False
-            self.call.finish()
+            if self.conduit is not None:
+                self.conduit.finish()
 
-    def replace(self, call: ReaderCall, first_epoch: int) -> None:
-        """Goes on with another call, of a reader that begins with `first_epoch`."""
-        over, self.call = self.call, call
-        over.cancel()  # or the thread that sends for it would wait for ever
-        # Whatever was said to the old call meanwhile, nobody has heard.
+    def begin(self, conduit: Conduit, first_epoch: int) -> None:
+        """Goes on by another conduit, of a reader that begins with `first_epoch`."""
+        self.conduit = conduit
+        # Whatever was said on the old one meanwhile, nobody has heard.
         if self.least_epoch > first_epoch:
-            call.advance(self.least_epoch)
+            conduit.advance(self.least_epoch)
         if not self._open:
-            call.finish()
+            conduit.finish()
 
     def ended(self) -> None:
-        """Nothing comes any more; ends the stream on this side as well."""
+        """Nothing comes any more."""
         self._open = False
-        self.call.cancel()
 
 
 class Reconnect(Protocol):
@@ -188,8 +187,7 @@ class Feed:
         self._runs = 0
         self._lost_at: float | None = None  # since when no daemon has said anything
         self._started: queue.SimpleQueue[Started | FaucetError] = queue.SimpleQueue()
-        self.stream = Stream(session.channel.read(request))
-        keep_in_children(self.stream.call)
+        self.stream = Stream()
         threading.Thread(target=self._pull, name="faucet-feed", daemon=True).start()
 
     def wait_started(self) -> Started:
@@ -211,10 +209,10 @@ class Feed:
 
     def _pull(self) -> None:
         try:
-            end = self._pull_from_this_daemon()
+            end = self._pull_from_this_daemon(self._request)
             while isinstance(end, DaemonLost | DaemonUnreachable) and self.stream.open:
-                self._go_on_elsewhere(end)
-                end = self._pull_from_this_daemon()
+                self._find_daemon(end)
+                end = self._pull_from_this_daemon(self._rest())
         except FaucetError as error:
             end = error
         except Exception as error:  # noqa: BLE001  # the trainer's thread raises it
@@ -225,28 +223,33 @@ class Feed:
         self._started.put(end)
         self.ready.put(end)
 
-    def _pull_from_this_daemon(self) -> FaucetError:
+    def _pull_from_this_daemon(self, request: ReaderRequest) -> FaucetError:
         """Why nothing more comes of it."""
-        end: FaucetError = IteratorError("the iterator is closed")
+        session = self._session
         try:
-            for message in self.stream.call:
-                self._lost_at = None
-                if isinstance(message, Started):
-                    self._before = message.before
-                    self.lease_limit_bytes = message.lease_limit_bytes
-                    self._started.put(message)
-                elif self.stream.open:  # else it is not fetched, and the daemon takes it back
-                    try:
-                        self._map(message)
-                    except AccessDenied as error:
-                        # It has been taken back, since the stream is at its end, which says why.
-                        end = error
+            started, conduit = session.read(request)
         except FaucetError as error:
             return error
-        return end
+        self._lost_at = None
+        self._before = started.before
+        self.lease_limit_bytes = started.lease_limit_bytes
+        self.stream.begin(conduit, request.first_epoch)
+        self._started.put(started)
+        try:
+            for grant, fd in conduit:
+                if self.stream.open:
+                    self._map(session, grant, fd)
+                else:
+                    _decline(session, grant, fd)
+        except FaucetError as error:
+            return error
+        finally:
+            for grant, fd in conduit.rest():
+                _decline(session, grant, fd)
+        return IteratorError("the iterator is closed")
 
-    def _go_on_elsewhere(self, lost: FaucetError) -> None:
-        """Has a daemon that is there again go on where the lost one has stopped.
+    def _find_daemon(self, lost: FaucetError) -> None:
+        """Waits until there is a daemon again.
 
         Raises:
             DaemonLost: there was none for so long.
@@ -265,10 +268,6 @@ class Feed:
             except (DaemonUnreachable, DaemonLost) as error:
                 lost = error
                 continue
-            request = self._rest()
-            call = self._session.channel.read(request)
-            keep_in_children(call)
-            self.stream.replace(call, request.first_epoch)
             self.reconnections += 1
             return
 
@@ -301,9 +300,8 @@ class Feed:
             earlier=(),
         )
 
-    def _map(self, grant: Grant) -> None:
-        session = self._session
-        fd = session.handoff.fetch(grant.handle)
+    def _map(self, session: Session, grant: Grant, fd: int) -> None:
+        session.adopt(grant.lease)
         mapped = False
         try:
             if not is_sealed(fd) or page_rounded(os.fstat(fd).st_size) != grant.layout.nbytes:
@@ -320,10 +318,9 @@ class Feed:
         finally:
             os.close(fd)
             if not mapped:
-                session.handoff.release((grant.lease,))
+                session.disown(grant.lease)
         if grant.note:
             warn_once(self._request.dataset_key, grant.note)
-        session.adopt()
         self.bytes_mapped += grant.layout.nbytes
         self.largest_nbytes = max(self.largest_nbytes, grant.layout.nbytes)
         if grant.epoch != self._epoch:
@@ -331,3 +328,9 @@ class Feed:
             self._mapped = set()
         self._mapped.add(grant.chunk)
         self.ready.put(Run(grant, columns, self._runs))
+
+
+def _decline(session: Session, grant: Grant, fd: int) -> None:
+    """Gives back what came too late."""
+    os.close(fd)
+    session.release(grant.lease)

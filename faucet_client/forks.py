@@ -1,13 +1,8 @@
 """Keeps this process's threads out of gRPC while it forks.
 
-gRPC brings its own threads to a stand before a fork (its doc/fork_support.md), but not ours, and
-two things then leave the child, or the parent, waiting for ever:
-
-- A thread of ours that is just starting a call holds a lock of the channel. The child inherits it
-  locked, and gRPC's handler in the child waits for it.
-- While a stream's message is being sent, gRPC's sender waits for the end of the fork with a lock
-  that gRPC's other thread needs in order to stand still; after 5 s gRPC gives up, and each later
-  call of the child hangs.
+gRPC brings its own threads to a stand before a fork (its doc/fork_support.md), but not ours: one
+that is just starting a call holds a lock of the channel. The child inherits it locked, and gRPC's
+handler in the child waits for it for ever.
 
 So whatever is done with gRPC is done inside the one `Gate` of the process, which shuts before a
 fork until nothing is under way.
@@ -18,7 +13,6 @@ Invariants:
   `threading.Condition.wait`, where it holds no lock that the child needs. gRPC cannot be asked
   which; the interpreter's frames tell (`sys._current_frames`). Who wakes up while the gate is shut
   leaves, and does not come in again.
-- What is being sent is inside from when gRPC is given it until gRPC asks for the next.
 - gRPC's own handlers run between ours: before a fork, handlers that were registered last run
   first, so `install` comes after gRPC was first used.
 - There is no lock here that a child could inherit, or a signal's handler wait for. Who comes in
@@ -48,11 +42,10 @@ _POLL_S = 0.0005
 
 
 class _Visit:
-    """Somebody inside: which thread, and whether it may wait there while the process forks."""
+    """Somebody inside, and which thread that is."""
 
-    def __init__(self, *, may_wait: bool) -> None:
+    def __init__(self) -> None:
         self.thread = threading.get_ident()
-        self.may_wait = may_wait
 
 
 class Gate:
@@ -81,17 +74,10 @@ class Gate:
             after_in_child=self._inside.clear,  # the threads that were inside are not there
         )
 
-    def calling(self) -> contextlib.AbstractContextManager[None]:
-        """Inside while a call is started, and its answer waited for."""
-        return self._visit(may_wait=True)
-
-    def sending(self) -> contextlib.AbstractContextManager[None]:
-        """Inside while a message is sent. May be left by another thread than it was entered by."""
-        return self._visit(may_wait=False)
-
     @contextlib.contextmanager
-    def _visit(self, *, may_wait: bool) -> Iterator[None]:
-        visit = _Visit(may_wait=may_wait)
+    def calling(self) -> Iterator[None]:
+        """Inside while a call is started, and its answer waited for."""
+        visit = _Visit()
         try:
             self._enter(visit)
             yield
@@ -124,12 +110,12 @@ class Gate:
         """Whether anybody inside is on their way."""
         frames = sys._current_frames()  # noqa: SLF001  # documented, despite its name
         for visit in self._inside.copy():
-            if visit.may_wait and visit.thread == threading.get_ident():
+            if visit.thread == threading.get_ident():
                 continue  # a signal's handler forks: it would wait for itself
             frame = frames.get(visit.thread)
             if frame is None:
                 continue  # it ended without leaving, as threads do when the interpreter ends
-            if not (visit.may_wait and frame.f_code is threading.Condition.wait.__code__):
+            if frame.f_code is not threading.Condition.wait.__code__:
                 return True
         return False
 

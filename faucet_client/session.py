@@ -3,12 +3,14 @@
 A session belongs to the process that opened it. In a forked child it is *stale*: its sockets and
 gRPC threads are the parent's; whoever meets a stale session connects anew (dataset.py).
 
-Leases end here. Finalizers of mapped memory may run in any thread, in the midst of anything, so
-they only put into a queue; one thread per session, the reaper, unmaps and tells the daemon.
+Leases end here, by finalizers of mapped memory. These may run in any thread, in the midst of
+anything, so they take no lock and wait for nobody: they unmap, and send the daemon one packet. Only
+what the daemon is too busy to take, and the session's own end, are left to a thread.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
@@ -16,14 +18,17 @@ import threading
 import weakref
 from collections.abc import Callable
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 from faucet_client import _memory
 from faucet_client.address import Address
-from faucet_client.channel import Channel, Handoff
-from faucet_client.errors import DaemonLost
+from faucet_client.errors import DaemonLost, IteratorError
 from faucet_client.profile import Profile
 from faucet_client.status import Status
+from faucet_client.wire.channel import Channel
+from faucet_client.wire.conduit import Conduit
+from faucet_client.wire.handoff import Handoff
+from faucet_client.wire.values import ReaderRequest, Started
 
 _log = logging.getLogger(__name__)
 
@@ -46,14 +51,6 @@ def _in_child() -> None:
 os.register_at_fork(after_in_child=_in_child)
 
 
-class _DeadMapping(NamedTuple):
-    """What a finalizer leaves for the reaper: memory to unmap, and the lease that ends with it."""
-
-    address: int
-    nbytes: int
-    lease: int
-
-
 class Session:
     """A live connection to a daemon. A context manager that closes it."""
 
@@ -63,10 +60,11 @@ class Session:
         self.handoff = Handoff(address)
         self.channel = Channel(address, self.handoff.session_id, self.handoff.secret)
         keep_in_children(self)
-        self._mapped = 0
-        self._mapped_lock = threading.Lock()
-        self._dead: queue.SimpleQueue[_DeadMapping | None] = queue.SimpleQueue()
-        threading.Thread(target=self._reap, name="faucet-reaper", daemon=True).start()
+        self._conduits: weakref.WeakSet[Conduit] = weakref.WeakSet()
+        self._mapped: set[int] = set()  # leases; set operations need no lock
+        self._closed = False
+        self._unheard: queue.SimpleQueue[int | None] = queue.SimpleQueue()  # leases; None: the end
+        threading.Thread(target=self._finish, name="faucet-session", daemon=True).start()
 
     @classmethod
     def connect(cls, address: Address) -> Self:
@@ -101,10 +99,22 @@ class Session:
         """Forgets a dataset; its whole key, and the bytes that this freed."""
         return self.channel.drop(key)
 
-    def adopt(self) -> None:
-        """One more mapping will be buried here, sooner or later."""
-        with self._mapped_lock:
-            self._mapped += 1
+    def read(self, request: ReaderRequest) -> tuple[Started, Conduit]:
+        """Starts a reader and attaches its conduit.
+
+        Raises:
+            FaucetError: the daemon refuses it, or is gone.
+        """
+        started = self.channel.start_reader(request)
+        conduit = Conduit(self.address, started.ticket)
+        self._conduits.add(conduit)
+        if self._closed:  # meanwhile
+            conduit.cancel(_client_closed())
+        return started, conduit
+
+    def adopt(self, lease: int) -> None:
+        """A mapping will be buried here, sooner or later, and its lease with it."""
+        self._mapped.add(lease)
 
     def bury(self, lease: int, note: Callable[[], None], address: int, nbytes: int) -> None:
         """Takes over memory whose last user is gone. Callable from a finalizer.
@@ -116,9 +126,28 @@ class Session:
             address: Where the memory is mapped.
             nbytes: Its size.
         """
-        if not self.stale:  # a fork's copy goes with the fork
-            note()
-            self._dead.put(_DeadMapping(address, nbytes, lease))
+        if self.stale:
+            return  # a fork's copy goes with the fork
+        note()
+        _memory.unmap(address, nbytes)
+        self.disown(lease)
+
+    def disown(self, lease: int) -> None:
+        """Ends a lease that was adopted. Callable from a finalizer."""
+        self.release(lease)
+        self._mapped.discard(lease)
+        if self._closed and not self._mapped:
+            self._unheard.put(None)
+
+    def release(self, lease: int) -> None:
+        """Ends a lease on memory that is not mapped. Callable from a finalizer."""
+        try:
+            heard = self.handoff.release(lease, wait=False)
+        except DaemonLost as error:  # then the lease has ended with the daemon
+            _log.debug("a lease ended with its daemon: %s", error)
+        else:
+            if not heard:
+                self._unheard.put(lease)
 
     def close(self, *, abandoned: bool = False) -> None:
         """Ends the session's calls. Tensors over its memory stay valid, leased till they die.
@@ -126,26 +155,22 @@ class Session:
         Args:
             abandoned: Since its daemon is gone, which is what calls that are under way shall tell.
         """
-        if not self.stale:
-            self.channel.close(abandoned=abandoned)
-            self._dead.put(None)
+        if self.stale:
+            return
+        self.channel.close(abandoned=abandoned)
+        self._closed = True
+        lost = DaemonLost(f"the daemon at {self.address} went away") if abandoned else None
+        for conduit in list(self._conduits):
+            conduit.cancel(lost or _client_closed())
+        self._unheard.put(None)
 
-    def _reap(self) -> None:
-        """The reaper's thread: until the session is closed and nothing is mapped any more."""
-        closed = False
-        while not (closed and self._mapped == 0):
-            dead = self._dead.get()
-            if dead is None:
-                closed = True
-                continue
-            _memory.unmap(dead.address, dead.nbytes)
-            with self._mapped_lock:
-                self._mapped -= 1
-            # Not by the reader's stream: what is sent when the daemon has just ended it is lost.
-            try:
-                self.handoff.release((dead.lease,))
-            except DaemonLost as error:  # then the lease has ended with the daemon
-                _log.debug("a lease ended with its daemon: %s", error)
+    def _finish(self) -> None:
+        """The session's thread: until it is closed and nothing is mapped any more."""
+        while not (self._closed and not self._mapped and self._unheard.empty()):
+            lease = self._unheard.get()
+            if lease is not None:
+                with contextlib.suppress(DaemonLost):  # then the lease has ended with the daemon
+                    self.handoff.release(lease, wait=True)
         self.handoff.goodbye()
 
     def __enter__(self) -> Self:
@@ -158,3 +183,7 @@ class Session:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _client_closed() -> IteratorError:
+    return IteratorError("the client was closed, and this iterator with it")

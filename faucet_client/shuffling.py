@@ -30,12 +30,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from faucet_client.channel import ReaderRequest, Told
 from faucet_client.errors import FaucetError, InternalError
 from faucet_client.feed import Feed, Run
 from faucet_client.gather import Picked, gather_rows
 from faucet_client.mapping import Columns
 from faucet_client.state import Partly
+from faucet_client.wire.values import ReaderRequest, Told
 
 WINDOW_CHUNKS = 8
 """Chunks that a batch is drawn from, where the daemon's promise holds so many."""

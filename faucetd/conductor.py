@@ -11,9 +11,8 @@ import asyncio
 import logging
 import os
 import resource
-import secrets
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -87,13 +86,12 @@ ReaderName = tuple[str, str, int, int, Split]
 class _Lease:
     reader: int
     session: Session
-    handle: bytes
-    segment: SegmentId
-    fetched: bool = False
 
 
 class _Reader:
-    """The conductor's end of a reader's stream (serve.backend.ReaderStream)."""
+    """The conductor's end of a reader's dialogue (serve.backend.ReaderStream)."""
+
+    started: Started  # since the scheduler has admitted it
 
     def __init__(
         self, conductor: Conductor, number: int, session: Session, request: ReaderRequest
@@ -103,16 +101,20 @@ class _Reader:
         self.session = session
         self.request = request
         self.told = Told(position_epochs=request.first_epoch)
-        self.outbox: asyncio.Queue[Started | Granted | FaucetError | None] = asyncio.Queue()
+        self.outbox: deque[Granted | FaucetError] = deque()
+        self._has_news: Callable[[], None] = lambda: None
+        self.refused: FaucetError | None = None
         self.left = False
         self.warned = False  # of the order of the dataset's rows
         self.gone = asyncio.Event()
 
-    async def next(self) -> Started | Granted | None:
-        message = await self.outbox.get()
-        if isinstance(message, FaucetError):
-            raise message
-        return message
+    def attach(self, has_news: Callable[[], None]) -> None:
+        self._has_news = has_news
+
+    def tell(self, message: Granted | FaucetError) -> None:
+        """Has it sent to the client, after what was told before."""
+        self.outbox.append(message)
+        self._has_news()
 
     def credit(self, grants: int, told: Told) -> None:
         self.told = told
@@ -123,12 +125,12 @@ class _Reader:
         if not self.left:
             self._conductor.happened(events.EpochAdvanced(self.number, epoch))
 
-    def finish(self) -> None:
-        self._conductor.reader_left(self)
-
     def close(self) -> None:
+        self._has_news = lambda: None
         self._conductor.reader_left(self)
-        self._conductor.take_back_unfetched(self)
+        unsent = [message.lease for message in self.outbox if isinstance(message, Granted)]
+        self.outbox.clear()
+        self._conductor.take_back(self, unsent)
 
 
 class Conductor:
@@ -164,7 +166,6 @@ class Conductor:
         self._datasets: dict[str, OpenDataset] = {}
         self._segments: dict[SegmentId, tuple[int, SegmentLayout]] = {}
         self._leases: dict[int, _Lease] = {}
-        self._handles: dict[bytes, int] = {}
         self._readers: dict[int, _Reader] = {}
         self._names: dict[ReaderName, _Reader] = {}
         self._next_reader = 1
@@ -217,7 +218,7 @@ class Conductor:
     def end_readers(self) -> None:
         """Tells the readers that are left that the daemon stops."""
         for reader in list(self._readers.values()):
-            reader.outbox.put_nowait(DaemonLost("the daemon was stopped; start it again"))
+            reader.tell(DaemonLost("the daemon was stopped; start it again"))
 
     def workers_cannot_start(self, story: str) -> None:
         """Whoever waits for a dataset to be opened would wait for ever."""
@@ -260,23 +261,21 @@ class Conductor:
             case instructions.RestoreSegment():
                 self._spilling.restore(instruction, self._take_restored)
             case instructions.AdmitReader():
-                self._readers[instruction.reader].outbox.put_nowait(
-                    Started(
-                        instruction.rows_per_epoch,
-                        instruction.lease_limit_bytes,
-                        instruction.first_epoch_rows,
-                        instruction.before,
-                    )
+                self._readers[instruction.reader].started = Started(
+                    instruction.rows_per_epoch,
+                    instruction.lease_limit_bytes,
+                    instruction.first_epoch_rows,
+                    instruction.before,
                 )
             case instructions.RefuseReader():
                 reader = self._readers[instruction.reader]
-                reader.outbox.put_nowait(from_code(instruction.code, instruction.message))
+                reader.refused = from_code(instruction.code, instruction.message)
                 self._forget_name(reader)  # the scheduler does not know it: no word of it counts
             case instructions.Grant():
                 self._grant(instruction)
             case instructions.FailReader():
                 reader = self._readers[instruction.reader]
-                reader.outbox.put_nowait(from_code(instruction.code, instruction.message))
+                reader.tell(from_code(instruction.code, instruction.message))
                 self._forget_name(reader)
 
     def _load(self, load: instructions.Load) -> None:
@@ -313,22 +312,13 @@ class Conductor:
 
     def _grant(self, grant: instructions.Grant) -> None:
         reader = self._readers[grant.reader]
-        lease = _Lease(grant.reader, reader.session, secrets.token_bytes(16), grant.segment)
-        self._leases[grant.lease] = lease
-        self._handles[lease.handle] = grant.lease
+        self._leases[grant.lease] = _Lease(grant.reader, reader.session)
         dataset = self._datasets[grant.segment.dataset]
         note = dataset.warning if grant.segment.split == "train" and not reader.warned else ""
         reader.warned |= bool(note)
-        reader.outbox.put_nowait(
-            Granted(
-                grant.lease,
-                lease.handle,
-                grant.epoch,
-                grant.segment.chunk,
-                grant.rows,
-                self._segments[grant.segment][1],
-                note,
-            )
+        fd, layout = self._segments[grant.segment]
+        reader.tell(
+            Granted(grant.lease, fd, grant.epoch, grant.segment.chunk, grant.rows, layout, note)
         )
 
     # What the workers say (PoolListener).
@@ -405,7 +395,7 @@ class Conductor:
         self._give_up(dataset, error)
         for reader in [r for r in self._readers.values() if not r.left]:
             if reader.request.dataset_key == dataset.key:
-                reader.outbox.put_nowait(error)
+                reader.tell(error)
                 self.reader_left(reader)
 
     def _give_up(self, dataset: OpenDataset, error: FaucetError) -> None:
@@ -580,6 +570,9 @@ class Conductor:
                 earlier=request.earlier,
             )
         )
+        if reader.refused is not None:
+            self._forget_reader_if_over(reader.number)
+            raise reader.refused
         return reader
 
     def _refuse_unless_open(self, key: str) -> None:
@@ -601,18 +594,13 @@ class Conductor:
         if (dataset := self._datasets.get(reader.request.dataset_key)) is not None:
             dataset.rows_served[reader.request.split] += self._rows_granted(reader)
         self._forget_name(reader)
-        reader.outbox.put_nowait(None)
         if self._scheduler.knows(reader.number):
             self.happened(events.ReaderLeft(reader.number))
         self._forget_reader_if_over(reader.number)
 
-    def take_back_unfetched(self, reader: _Reader) -> None:
-        """The stream is over: what its client never asked the memory of, it never will."""
-        self._release(
-            number
-            for number, lease in list(self._leases.items())
-            if lease.reader == reader.number and not lease.fetched
-        )
+    def take_back(self, reader: _Reader, unsent: Iterable[int]) -> None:
+        """The dialogue is over: leases that its client has not been told of end."""
+        self._release(number for number in unsent if number in self._leases)
         self._forget_reader_if_over(reader.number)
 
     def _forget_name(self, reader: _Reader) -> None:
@@ -634,34 +622,31 @@ class Conductor:
                 dataset.used_at = time.monotonic()
                 self._openings.retire()
 
-    def fetch(self, session: Session, handle: bytes) -> int:
-        """See serve.backend.Backend."""
-        lease = self._leases.get(self._handles.get(handle, 0))
-        if lease is None or lease.session is not session:
-            raise AccessDenied("the handle is not one of a live grant to this session")
-        lease.fetched = True
-        return self._segments[lease.segment][0]
-
     def release(self, session: Session, leases: tuple[int, ...]) -> None:
         """See serve.backend.Backend.
 
         Raises:
             AccessDenied: a lease is not the session's. The others are released.
         """
-        mine = [n for n in leases if n in self._leases and self._leases[n].session is session]
+        mine = [number for number in leases if self._is_held(number, session)]
         self._release(mine)
-        # A lease that is not known any more was taken back when its reader's stream ended.
         foreign = [n for n in leases if n in self._leases]
         if foreign:
-            raise AccessDenied(f"leases {foreign} belong to another session")
+            raise AccessDenied(f"leases {foreign} are not held by this session")
+
+    def _is_held(self, number: int, session: Session) -> bool:
+        """Whether the session was told of the lease. What waits to be sent needs its descriptor."""
+        lease = self._leases.get(number)
+        if lease is None or lease.session is not session:
+            return False
+        outbox = self._readers[lease.reader].outbox
+        return not any(isinstance(told, Granted) and told.lease == number for told in outbox)
 
     def _release(self, leases: Iterable[int]) -> None:
         numbers = tuple(dict.fromkeys(leases))
         if not numbers:
             return
         ended = [self._leases.pop(number) for number in numbers]
-        for lease in ended:
-            del self._handles[lease.handle]
         self.happened(events.LeasesReleased(numbers))
         for lease in ended:
             self._forget_reader_if_over(lease.reader)

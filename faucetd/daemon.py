@@ -97,7 +97,7 @@ async def _serve(settings: Settings, scratch_dir: Path, spill: SpillFolder | Non
     pool = WorkerPool(settings.workers, conductor)
     conductor.wire(pool, handoff.forget, lambda error: _set_broken(broken, error))
     conductor.take_up_spilled(leftovers)
-    server, healths = make_server(FaucetService(sessions, conductor))
+    server, healths = make_server(FaucetService(sessions, conductor, handoff.expect))
     _bind(server, settings)
     exposition = _expose(settings, conductor.status)
     try:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from faucet_client.layout import SegmentLayout
 from faucet_client.spec import DatasetSpec, Split
 from faucet_client.status import Status
+from faucetd.errors import FaucetError
 from faucetd.schedule.shares import Earlier, Ranges, Shape
 from faucetd.serve.sessions import Session
 
@@ -81,10 +83,13 @@ class Started:
 
 @dataclass(frozen=True)
 class Granted:
-    """The reader's rows of a segment, and the handle to ask its memory with."""
+    """The reader's rows of a segment, and the descriptor of its memory, which stays the daemon's.
+
+    The descriptor is open as long as the lease lives.
+    """
 
     lease: int
-    handle: bytes
+    fd: int
     epoch: int
     chunk: int
     ranges: Ranges
@@ -108,26 +113,29 @@ class Told:
 
 
 class ReaderStream(Protocol):
-    """The conductor's end of one reader's stream."""
+    """The conductor's end of one reader's dialogue.
 
-    async def next(self) -> Started | Granted | None:
-        """The next message for the client; None when the reader has left.
+    Attributes:
+        session: Whose reader it is.
+        started: What its client is to know first.
+        outbox: What is still to be sent to the client, in order; an error is the last of it. Who
+            sends a message takes it off.
+    """
 
-        Raises:
-            FaucetError: the reader was refused, or cannot finish.
-        """
+    session: Session
+    started: Started
+    outbox: deque[Granted | FaucetError]
+
+    def attach(self, has_news: Callable[[], None]) -> None:
+        """Has `has_news` called each time that something was put into the outbox."""
         ...
 
     def credit(self, grants: int, told: Told) -> None: ...
 
     def advance(self, epoch: int) -> None: ...
 
-    def finish(self) -> None:
-        """No more grants. `next` gives what was granted already, then None."""
-        ...
-
     def close(self) -> None:
-        """The stream is over, for whatever reason. Idempotent."""
+        """The client hears no more: what is in the outbox is taken back. Idempotent."""
         ...
 
 
@@ -140,7 +148,13 @@ class Backend(Protocol):
         """Opens what `spec` describes; the dataset of this `key`, unless it is empty or gone."""
         ...
 
-    async def read(self, session: Session, request: ReaderRequest) -> ReaderStream: ...
+    async def read(self, session: Session, request: ReaderRequest) -> ReaderStream:
+        """Starts a reader.
+
+        Raises:
+            FaucetError: it is refused.
+        """
+        ...
 
     def status(self) -> Status: ...
 
@@ -151,14 +165,6 @@ class Backend(Protocol):
 
         Raises:
             DatasetNotFound: there is none, or several; or nothing was fitted for it.
-        """
-        ...
-
-    def fetch(self, session: Session, handle: bytes) -> int:
-        """The descriptor behind a grant; it stays the daemon's.
-
-        Raises:
-            AccessDenied: the handle is not one of a live grant to this session.
         """
         ...
 

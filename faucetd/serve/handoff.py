@@ -1,4 +1,4 @@
-"""The handoff socket: peer credentials, session secrets, and descriptors of segments.
+"""The handoff socket: peer credentials, session secrets, ended leases, and readers' conduits.
 
 Everything happens on the event loop; nothing blocks. A connection that has not said hello within
 HELLO_TIMEOUT_S is closed, and when too many wait to say it, the oldest goes: idle connections
@@ -13,6 +13,7 @@ import contextlib
 import errno
 import logging
 import os
+import secrets
 import socket
 import struct
 from collections.abc import Callable
@@ -22,7 +23,9 @@ from google.protobuf.message import DecodeError
 
 from faucet_client._version import PROTOCOL_VERSION, __version__
 from faucetd.errors import AccessDenied, FaucetError, VersionMismatch
-from faucetd.serve.backend import Backend
+from faucetd.serve import translate
+from faucetd.serve.backend import Backend, ReaderStream
+from faucetd.serve.conduit import Conduit
 from faucetd.serve.sessions import Session, SessionTable, pidfd_names
 
 _log = logging.getLogger(__name__)
@@ -30,6 +33,9 @@ _log = logging.getLogger(__name__)
 HELLO_TIMEOUT_S = 5.0
 MAX_STRANGERS = 64
 """Connections that have not said hello yet."""
+
+ATTACH_S = 5.0
+"""How long a reader that was started may be in attaching its conduit."""
 
 MAX_PACKET = 64 * 1024
 
@@ -62,6 +68,8 @@ class HandoffServer:
         self._strangers: dict[_Connection, None] = {}  # in the order in which they came
         self._connections: set[_Connection] = set()
         self._pidfds: dict[int, Session] = {}
+        self._expected: dict[bytes, tuple[ReaderStream, asyncio.TimerHandle]] = {}  # by ticket
+        self._conduits: set[Conduit] = set()
 
     def start(self) -> None:
         """Accepts from now on."""
@@ -73,10 +81,26 @@ class HandoffServer:
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._listener.fileno())
         self._listener.close()
+        for ticket in list(self._expected):
+            self._give_up(ticket)
+        for conduit in list(self._conduits):
+            conduit.close()
         for connection in list(self._connections):
             self._close(connection)
         for pidfd in list(self._pidfds):
             self._forget_pidfd(pidfd)
+
+    def expect(self, stream: ReaderStream) -> bytes:
+        """A ticket with which its client attaches the reader's conduit, or the reader ends."""
+        ticket = secrets.token_bytes(16)
+        timer = asyncio.get_running_loop().call_later(ATTACH_S, self._give_up, ticket)
+        self._expected[ticket] = stream, timer
+        return ticket
+
+    def _give_up(self, ticket: bytes) -> None:
+        stream, timer = self._expected.pop(ticket)
+        timer.cancel()
+        stream.close()
 
     def _on_connect(self) -> None:
         while True:
@@ -132,13 +156,12 @@ class HandoffServer:
         kind = request.WhichOneof("request")
         session = connection.session
         if session is None:
+            if kind == "attach":
+                self._attach(connection, request.attach.ticket)
+                return
             if kind != "hello":
-                raise AccessDenied("the first message of a connection must be hello")
+                raise AccessDenied("the first message of a connection must be hello or attach")
             self._greet(connection, request.hello, fds)
-        elif kind == "fetch":
-            fd = self._backend.fetch(session, request.fetch.handle)
-            reply = handoff_pb2.HandoffReply(segment=handoff_pb2.Segment())
-            socket.send_fds(connection.sock, [reply.SerializeToString()], [fd])
         elif kind == "release":
             self._backend.release(session, tuple(request.release.leases))
         elif kind == "goodbye":
@@ -147,9 +170,7 @@ class HandoffServer:
             raise AccessDenied(f"a connection in use cannot send {kind or 'an unknown message'}")
 
     def _greet(self, connection: _Connection, hello: handoff_pb2.Hello, fds: list[int]) -> None:
-        pid, uid, _ = struct.unpack(
-            "3i", connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        )
+        pid, uid = _peer(connection.sock)
         if not self._may_connect(uid):
             raise AccessDenied(
                 f"user {uid} may not use this daemon; its settings name who may: allowed_uids"
@@ -179,6 +200,20 @@ class HandoffServer:
         )
         connection.sock.send(handoff_pb2.HandoffReply(welcome=welcome).SerializeToString())
 
+    def _attach(self, connection: _Connection, ticket: bytes) -> None:
+        """Hands the connection over to the reader's conduit."""
+        stream, timer = self._expected.get(ticket, (None, None))
+        if stream is None or timer is None or _peer(connection.sock)[0] != stream.session.pid:
+            raise AccessDenied(
+                "the ticket is not one of a reader of this process that waits for it"
+            )
+        del self._expected[ticket]
+        timer.cancel()
+        self._connections.remove(connection)
+        self._settle(connection)
+        asyncio.get_running_loop().remove_reader(connection.sock.fileno())
+        self._conduits.add(Conduit(connection.sock, stream, self._conduits.discard))
+
     def _on_death(self, pidfd: int) -> None:
         session = self._pidfds[pidfd]
         self._forget_pidfd(pidfd)
@@ -186,6 +221,10 @@ class HandoffServer:
         for connection in [c for c in self._connections if c.session is session]:
             connection.session = None
             self._close(connection)
+        for ticket in [t for t, (stream, _) in self._expected.items() if stream.session is session]:
+            self._give_up(ticket)
+        for conduit in [conduit for conduit in self._conduits if conduit.stream.session is session]:
+            conduit.close()
         self._backend.session_died(session)
 
     def forget(self, session: Session) -> None:
@@ -200,9 +239,7 @@ class HandoffServer:
         os.close(pidfd)
 
     def _reply_error(self, connection: _Connection, error: FaucetError) -> None:
-        reply = handoff_pb2.HandoffReply(
-            error=handoff_pb2.Error(code=error.code, message=error.message)
-        )
+        reply = handoff_pb2.HandoffReply(error=translate.error_to(error))
         with contextlib.suppress(OSError):  # it has gone, or does not read: it will not miss this
             connection.sock.send(reply.SerializeToString())
 
@@ -222,6 +259,12 @@ class HandoffServer:
         if session is not None and not session.said_goodbye:
             session.said_goodbye = True
             self._backend.session_quiet(session)
+
+
+def _peer(sock: socket.socket) -> tuple[int, int]:
+    """The process and the user of the peer, as they were when it connected."""
+    pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return pid, uid
 
 
 def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import cast
 
-from faucet_protos.v1 import faucet_pb2
+from faucet_protos.v1 import conduit_pb2, faucet_pb2
 
 from faucet_client.bits import numbers_of
 from faucet_client.spec import ORDERS, REMAINDERS, SHUFFLES, SPLITS, Split
@@ -83,7 +83,7 @@ def _check_sizes(message: faucet_pb2.StartReader) -> None:
     )
 
 
-def told_from(message: faucet_pb2.Credit) -> Told:
+def told_from(message: conduit_pb2.Credit) -> Told:
     """How far the reader is; what is no number counts as none."""
     times = (message.seconds_waited, message.position_epochs)
     waited, position = (each if math.isfinite(each) else 0.0 for each in times)

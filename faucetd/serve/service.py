@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, NoReturn
 
 import grpc
-from faucet_protos.v1 import faucet_pb2, faucet_pb2_grpc, handoff_pb2
+from faucet_protos.v1 import faucet_pb2, faucet_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -29,13 +28,10 @@ from faucetd.serve import reading, translate
 from faucetd.serve.backend import Backend, ReaderStream
 from faucetd.serve.sessions import Session, SessionTable
 
-_log = logging.getLogger(__name__)
-
 MAX_REQUEST_BYTES = 8 * 1024 * 1024
 MAX_REPLY_BYTES = 16 * 1024 * 1024
 UNARY_DEADLINE_S = 30.0
 OPEN_DEADLINE_S = 3_600.0
-FIRST_MESSAGE_S = 10.0
 
 _STATUS = (
     (AccessDenied, grpc.StatusCode.UNAUTHENTICATED),
@@ -55,9 +51,22 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 class FaucetService(faucet_pb2_grpc.FaucetServicer):
     """See faucet.proto."""
 
-    def __init__(self, sessions: SessionTable, backend: Backend) -> None:
+    def __init__(
+        self,
+        sessions: SessionTable,
+        backend: Backend,
+        expect_conduit: Callable[[ReaderStream], bytes],
+    ) -> None:
+        """Serves `backend` to `sessions`.
+
+        Args:
+            sessions: Who may call.
+            backend: What answers.
+            expect_conduit: Gives a ticket that attaches a reader's conduit.
+        """
         self._sessions = sessions
         self._backend = backend
+        self._expect_conduit = expect_conduit
 
     async def OpenDataset(  # noqa: N802  # gRPC names it
         self, request: faucet_pb2.OpenDatasetRequest, context: _Context
@@ -78,25 +87,13 @@ class FaucetService(faucet_pb2_grpc.FaucetServicer):
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the server's cap was reached")
 
     async def Read(  # noqa: N802  # gRPC names it
-        self, requests: AsyncIterator[faucet_pb2.ReaderMessage], context: _Context
-    ) -> AsyncIterator[faucet_pb2.DaemonMessage]:
-        """One reader's stream."""
-        try:
+        self, request: faucet_pb2.StartReader, context: _Context
+    ) -> faucet_pb2.ReaderStarted:
+        """Starts a reader."""
+        async with _unary(context):
             session = self._authenticate("Read", context)
-            stream = await self._start_reader(session, requests)
-        except FaucetError as error:
-            await _abort(context, error)
-        pump = asyncio.create_task(self._pump(requests, stream))
-        try:
-            while (message := await stream.next()) is not None:
-                yield translate.daemon_message_to(message)
-        except FaucetError as error:
-            await _abort(context, error)
-        finally:
-            pump.cancel()
-            stream.close()
-            with contextlib.suppress(asyncio.CancelledError):
-                await pump
+            stream = await self._backend.read(session, reading.reader_request_from(request))
+            return translate.started_to(stream.started, self._expect_conduit(stream))
 
     async def GetStatus(  # noqa: N802  # gRPC names it
         self,
@@ -143,43 +140,6 @@ class FaucetService(faucet_pb2_grpc.FaucetServicer):
         token = metadata.get("faucet-session")
         return self._sessions.authenticate(method, token if isinstance(token, str) else None)
 
-    async def _start_reader(
-        self, session: Session, requests: AsyncIterator[faucet_pb2.ReaderMessage]
-    ) -> ReaderStream:
-        try:
-            async with asyncio.timeout(FIRST_MESSAGE_S):
-                first = await anext(requests)
-        except (TimeoutError, StopAsyncIteration):
-            raise SpecError("a reader's stream must begin with `start`") from None
-        if first.WhichOneof("message") != "start":
-            raise SpecError("a reader's stream must begin with `start`")
-        return await self._backend.read(session, reading.reader_request_from(first.start))
-
-    @staticmethod
-    async def _pump(
-        requests: AsyncIterator[faucet_pb2.ReaderMessage], stream: ReaderStream
-    ) -> None:
-        """Hands the client's messages on until it has no more to say."""
-        try:
-            async for request in requests:
-                match request.WhichOneof("message"):
-                    case "credit":
-                        credit = request.credit
-                        stream.credit(
-                            min(credit.grants, reading.MAX_CREDITS),
-                            reading.told_from(credit),
-                        )
-                    case "advance":
-                        stream.advance(request.advance.epoch)
-                    case "finish":
-                        stream.finish()
-                    case other:
-                        _log.warning("a reader sent %s; its stream ends", other)
-                        break
-        except grpc.RpcError as error:  # the stream broke; `Read` is cancelled and cleans up
-            _log.info("a reader's stream broke: %s", error)
-        stream.finish()
-
 
 @contextlib.asynccontextmanager
 async def _unary(context: _Context) -> AsyncIterator[None]:
@@ -196,7 +156,7 @@ async def _abort(context: _Context, error: FaucetError) -> NoReturn:
     status = next(
         (status for kind, status in _STATUS if isinstance(error, kind)), grpc.StatusCode.UNKNOWN
     )
-    detail = handoff_pb2.Error(code=error.code, message=error.message).SerializeToString()
+    detail = translate.error_to(error).SerializeToString()
     await context.abort(
         status, error.message[:512], trailing_metadata=(("faucet-error-bin", detail),)
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from faucet_protos.v1 import faucet_pb2, spec_pb2
+from faucet_protos.v1 import conduit_pb2, faucet_pb2, handoff_pb2, spec_pb2
 
 from faucet_client.layout import SegmentLayout
 from faucet_client.preprocessing.options_json import options_from_json
@@ -15,7 +15,7 @@ from faucet_client.spec import (
     Source,
 )
 from faucet_client.status import Status
-from faucetd.errors import SpecError
+from faucetd.errors import FaucetError, SpecError
 from faucetd.serve.backend import DatasetInfo, Granted, OpenProgress, Started
 
 MAX_COLUMNS = 20_000
@@ -110,29 +110,37 @@ def open_event_to(event: OpenProgress | DatasetInfo) -> faucet_pb2.OpenDatasetEv
     )
 
 
-def daemon_message_to(message: Started | Granted) -> faucet_pb2.DaemonMessage:
-    """A message of a reader's stream."""
-    if isinstance(message, Started):
-        return faucet_pb2.DaemonMessage(
-            started=faucet_pb2.ReaderStarted(
-                rows_per_epoch=message.rows_per_epoch,
-                lease_limit_bytes=message.lease_limit_bytes,
-                first_epoch_rows=message.first_epoch_rows,
-                before=[
-                    faucet_pb2.ChunkRows(chunk=chunk, first_row=first, rows=rows)
-                    for chunk, ranges in message.before.items()
-                    for first, rows in ranges
-                ],
-            )
-        )
-    return faucet_pb2.DaemonMessage(
-        grant=faucet_pb2.Grant(
+def started_to(started: Started, ticket: bytes) -> faucet_pb2.ReaderStarted:
+    """A reader that was started, and the ticket to attach its conduit with."""
+    return faucet_pb2.ReaderStarted(
+        rows_per_epoch=started.rows_per_epoch,
+        lease_limit_bytes=started.lease_limit_bytes,
+        first_epoch_rows=started.first_epoch_rows,
+        before=[
+            faucet_pb2.ChunkRows(chunk=chunk, first_row=first, rows=rows)
+            for chunk, ranges in started.before.items()
+            for first, rows in ranges
+        ],
+        ticket=ticket,
+    )
+
+
+def error_to(error: FaucetError) -> handoff_pb2.Error:
+    """An error, which is the same on both sides."""
+    return handoff_pb2.Error(code=error.code, message=error.message)
+
+
+def conduit_message_to(message: Granted | FaucetError) -> conduit_pb2.DaemonMessage:
+    """A message of a reader's conduit."""
+    if isinstance(message, FaucetError):
+        return conduit_pb2.DaemonMessage(error=error_to(message))
+    return conduit_pb2.DaemonMessage(
+        grant=conduit_pb2.Grant(
             lease=message.lease,
-            handle=message.handle,
             epoch=message.epoch,
             chunk=message.chunk,
             ranges=[
-                faucet_pb2.RowRange(first_row=first, rows=rows) for first, rows in message.ranges
+                conduit_pb2.RowRange(first_row=first, rows=rows) for first, rows in message.ranges
             ],
             layout=_layout_to(message.layout),
             note=message.note,
@@ -140,12 +148,12 @@ def daemon_message_to(message: Started | Granted) -> faucet_pb2.DaemonMessage:
     )
 
 
-def _layout_to(layout: SegmentLayout) -> faucet_pb2.SegmentLayout:
-    return faucet_pb2.SegmentLayout(
+def _layout_to(layout: SegmentLayout) -> conduit_pb2.SegmentLayout:
+    return conduit_pb2.SegmentLayout(
         rows=layout.rows,
         nbytes=layout.nbytes,
         columns=[
-            faucet_pb2.ColumnLayout(
+            conduit_pb2.ColumnLayout(
                 role=column.role.value,
                 name=column.name,
                 dtype=column.dtype,

@@ -15,11 +15,11 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
 
 from faucet_client import DatasetSpec, FaucetClient
-from faucet_client.channel import ReaderRequest, Told
 from faucet_client.dataset import Dataset
 from faucet_client.errors import FaucetError
 from faucet_client.feed import PREFETCH_GRANTS, Feed, Patience
 from faucet_client.spec import Split
+from faucet_client.wire.values import ReaderRequest, Told
 from tests.bigquery_server.local import LocalBigQuery
 from tests.bigquery_server.settings import Settings
 from tests.processes.daemons import StartDaemon, WatchedDaemon

@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import grpc
-from faucet_protos.v1 import faucet_pb2, faucet_pb2_grpc, handoff_pb2
+from faucet_protos.v1 import conduit_pb2, faucet_pb2, faucet_pb2_grpc, handoff_pb2
 
 from faucet_client._version import PROTOCOL_VERSION
 from faucet_client.address import parse_address
-from faucet_client.channel import Grant, ReaderCall, ReaderRequest, Started
 from faucet_client.dataset import Dataset
 from faucet_client.session import Session
+from faucet_client.wire.values import Grant, ReaderRequest
 from tests.processes.daemons import WatchedDaemon
 
 ANSWER_S = 5.0
@@ -90,44 +90,52 @@ def token_of(session: Session, method: str) -> Metadata:
     return session.channel._token(method)
 
 
+def reader_request(dataset: Dataset, job: str, **changes: Any) -> ReaderRequest:
+    """A reader of one epoch of all rows, but for the changes."""
+    fields: dict[str, Any] = {
+        "dataset_key": dataset.info.key,
+        "split": "train",
+        "job": job,
+        "rank": 0,
+        "worker": 0,
+        "first_epoch": 0,
+        "epochs": 1,
+        "part": 0,
+        "parts": 1,
+        "stripe_rows": 100,
+        "shuffle": "batches",
+        "seed": 0,
+        "credits": 3,
+    }
+    return ReaderRequest(**fields | changes)
+
+
 class RawReader:
     """A reader without the client's care: holds its grants until it is told otherwise."""
 
     def __init__(self, session: Session, dataset: Dataset, job: str, **changes: Any) -> None:
-        self.session = session
-        fields: dict[str, Any] = {
-            "dataset_key": dataset.info.key,
-            "split": "train",
-            "job": job,
-            "rank": 0,
-            "worker": 0,
-            "first_epoch": 0,
-            "epochs": 1,
-            "part": 0,
-            "parts": 1,
-            "stripe_rows": 100,
-            "shuffle": "batches",
-            "seed": 0,
-            "credits": 3,
-        }
-        self.call: ReaderCall = session.channel.read(ReaderRequest(**fields | changes))
-        self._messages = iter(self.call)
+        self.started, self.conduit = session.read(reader_request(dataset, job, **changes))
+        self._grants = iter(self.conduit)
+        self._fds: list[int] = []
 
-    def started(self) -> Started:
-        message = next(self._messages)
-        assert isinstance(message, Started)
-        return message
+    def grant(self) -> tuple[Grant, int]:
+        """The next grant, and a descriptor of its memory, which stays the reader's."""
+        grant, fd = next(self._grants)
+        self._fds.append(fd)
+        return grant, fd
 
-    def grant(self) -> Grant:
-        message = next(self._messages)
-        assert isinstance(message, Grant)
-        return message
+    def say(self, *messages: conduit_pb2.ReaderMessage | bytes) -> None:
+        """Sends whatever it is given."""
+        for message in messages:
+            raw = message if isinstance(message, bytes) else message.SerializeToString()
+            self.conduit._sock.send(raw)
 
     def end(self) -> None:
-        """Ends the stream, and reads what is left of it."""
-        self.call.finish()
-        for _ in self._messages:
-            pass
+        """Ends the conduit, and reads what is left of it. Leases stay."""
+        self.conduit.finish()
+        self._fds.extend(fd for _, fd in self._grants)
+        while self._fds:
+            os.close(self._fds.pop())
 
 
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hmac
+import math
 import mmap
 import os
 import resource
 import secrets
 import socket
+import subprocess
+import sys
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -20,19 +22,20 @@ import grpc
 import numpy as np
 import pytest
 import torch
-from faucet_protos.v1 import faucet_pb2, handoff_pb2
+from faucet_protos.v1 import conduit_pb2, faucet_pb2, handoff_pb2
 
 from faucet_client import (
     AccessDenied,
-    BudgetError,
     DaemonError,
     DaemonUnreachable,
     FaucetClient,
     VersionMismatch,
 )
+from faucet_client._memory import page_rounded
 from faucet_client._version import PROTOCOL_VERSION, __version__
 from faucet_client.address import Address, parse_address
 from faucet_client.session import Session
+from faucet_client.wire.conduit import Conduit
 from tests.processes.daemons import StartDaemon, WatchedDaemon, reader_of
 from tests.processes.hostile import (
     RawHandoff,
@@ -41,6 +44,7 @@ from tests.processes.hostile import (
     mprotect_shared,
     raw_handoff,
     raw_stub,
+    reader_request,
     status_call,
     token_of,
 )
@@ -116,9 +120,7 @@ def test_a_segment_can_be_neither_written_nor_resized_by_whoever_maps_it(
     dataset = daemon.client().open(table.spec())
     with session_with(daemon) as session:
         reader = RawReader(session, dataset, "hostile")
-        reader.started()
-        grant = reader.grant()
-        fd = session.handoff.fetch(grant.handle)
+        _, fd = reader.grant()
         nbytes = os.fstat(fd).st_size
         before = os.pread(fd, nbytes, 0)
         attempts: dict[str, Callable[[], object]] = {
@@ -142,45 +144,74 @@ def test_a_segment_can_be_neither_written_nor_resized_by_whoever_maps_it(
         private[:] = bytes(nbytes)  # one's own copy may be changed
         private.close()
         assert os.pread(fd, nbytes, 0) == before
-        os.close(fd)
         reader.end()
     serves(daemon, table)
 
 
-# Hostile use of handles, tokens and leases.
+# Hostile use of tickets, tokens and leases.
 
 
-def test_handles_cannot_be_guessed(daemon: WatchedDaemon, make_table: MakeTable) -> None:
-    dataset = daemon.client().open(make_table().spec())
+def attach(daemon: WatchedDaemon, ticket: bytes) -> handoff_pb2.HandoffReply:
+    """What the daemon answers to an attempt to attach a conduit; nothing, where it is attached."""
+    with raw_handoff(daemon) as raw:
+        raw.sock.settimeout(0.5)
+        try:
+            return raw.ask(attach=handoff_pb2.AttachReader(ticket=ticket))
+        except TimeoutError:
+            return handoff_pb2.HandoffReply()
+
+
+def test_a_ticket_attaches_one_conduit_of_its_own_process_once(
+    daemon: WatchedDaemon, make_table: MakeTable, start_trainer: StartTrainer
+) -> None:
+    table = make_table(rows=4_000)
+    client = daemon.client()
+    dataset = client.open(table.spec())
+    request = reader_request(dataset, "victim")
     with session_with(daemon) as session:
-        reader = RawReader(session, dataset, "hostile")
-        reader.started()
-        grant = reader.grant()
-        near = bytes([grant.handle[0] ^ 1]) + grant.handle[1:]
+        ticket = session.channel.start_reader(request).ticket
+        near = bytes([ticket[0] ^ 1]) + ticket[1:]
         guesses = [secrets.token_bytes(16) for _ in range(300)]
-        for guess in (*guesses, near, grant.handle[:8], grant.handle * 2, b"", bytes(16)):
-            with pytest.raises(AccessDenied, match="handle"):
-                session.handoff.fetch(guess)
-        os.close(session.handoff.fetch(grant.handle))  # the right one works nevertheless
-        reader.end()
+        for guess in (*guesses, near, ticket[:8], ticket * 2, b"", bytes(16)):
+            assert attach(daemon, guess).error.code == AccessDenied.code
+        theft = [sys.executable, "-c", _THEFT, daemon.address, ticket.hex()]
+        thief = subprocess.run(theft, capture_output=True, text=True, check=True, timeout=60)
+        assert thief.stdout.strip() == AccessDenied.code
+        conduit = Conduit(session.address, ticket)  # the right one works nevertheless
+        grant, fd = next(iter(conduit))
+        assert page_rounded(os.fstat(fd).st_size) == grant.layout.nbytes
+        assert attach(daemon, ticket).error.code == AccessDenied.code
+        for _, unwanted in (*conduit.rest(), (grant, fd)):
+            os.close(unwanted)
+    serves(daemon, table)
+    eventually_gone(lambda: client.status().readers)
 
 
-def test_a_handle_is_of_no_use_to_another_session_nor_after_its_lease(
+_THEFT = """
+import socket, sys
+from faucet_client.address import parse_address
+from faucet_protos.v1 import handoff_pb2
+
+with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+    sock.connect(parse_address(sys.argv[1]).handoff_path)
+    attach = handoff_pb2.AttachReader(ticket=bytes.fromhex(sys.argv[2]))
+    sock.send(handoff_pb2.HandoffRequest(attach=attach).SerializeToString())
+    print(handoff_pb2.HandoffReply.FromString(sock.recv(65536)).error.code)
+"""
+
+
+def test_a_reader_whose_conduit_is_never_attached_ends(
     daemon: WatchedDaemon, make_table: MakeTable
 ) -> None:
-    dataset = daemon.client().open(make_table().spec())
-    with session_with(daemon) as victim, session_with(daemon) as thief:
-        reader = RawReader(victim, dataset, "victim")
-        reader.started()
-        grant = reader.grant()
-        with pytest.raises(AccessDenied, match="handle"):
-            thief.handoff.fetch(grant.handle)
-        os.close(victim.handoff.fetch(grant.handle))
-        with pytest.raises(AccessDenied, match="handle"):
-            thief.handoff.fetch(grant.handle)
-        victim.handoff.release((grant.lease,))
-        with pytest.raises(AccessDenied, match="handle"):
-            victim.handoff.fetch(grant.handle)
+    """And its name is free again."""
+    client = daemon.client()
+    dataset = client.open(make_table(rows=4_000).spec())
+    with session_with(daemon) as session:
+        session.channel.start_reader(reader_request(dataset, "idle"))
+        assert reader_of(client.status(), "idle") is not None
+        eventually_gone(lambda: client.status().readers)
+        reader = RawReader(session, dataset, "idle")
+        reader.grant()
         reader.end()
 
 
@@ -191,15 +222,10 @@ def test_a_lease_can_be_ended_by_its_own_session_alone(
     dataset = client.open(make_table().spec())
     with session_with(daemon) as victim, session_with(daemon) as thief:
         reader = RawReader(victim, dataset, "victim")
-        reader.started()
-        grants = [reader.grant() for _ in range(3)]
-        for grant in grants:
-            os.close(victim.handoff.fetch(grant.handle))
+        grants = [reader.grant()[0] for _ in range(3)]
         leased = client.status().memory.leased_bytes
         own = RawReader(thief, dataset, "thief")
-        own.started()
-        mine = own.grant()
-        os.close(thief.handoff.fetch(mine.handle))
+        own.grant()
         theirs = [grant.lease for grant in grants]
         reply = RawHandoffOf(thief).ask_release([*theirs, 10**6, 2**64 - 1, 0])
         assert reply.error.code == AccessDenied.code
@@ -207,8 +233,7 @@ def test_a_lease_can_be_ended_by_its_own_session_alone(
         held = reader_of(client.status(), "victim")
         assert held is not None
         assert held.leased_bytes == sum(grant.layout.nbytes for grant in grants) <= leased
-        for grant in grants:  # they are live still
-            os.close(victim.handoff.fetch(grant.handle))
+        own.end()
         reader.end()
 
 
@@ -292,14 +317,13 @@ def test_garbage_on_the_handoff_socket_closes_that_connection_and_no_other(
     hello = handoff_pb2.HandoffRequest(
         hello=handoff_pb2.Hello(protocol_version=PROTOCOL_VERSION)
     ).SerializeToString()
-    fetch = handoff_pb2.HandoffRequest(fetch=handoff_pb2.FetchSegment(handle=bytes(16)))
     before = descriptors(daemon.process.pid)
     for nonsense in (b"\xff" * 100, os.urandom(5_000), hello + b"\xff", b"GET / HTTP/1.1\r\n\r\n"):
         with raw_handoff(daemon) as raw:
             raw.say(nonsense)
             assert raw.is_closed()
     with raw_handoff(daemon) as raw:  # no hello
-        reply = raw.ask(fetch=fetch.fetch)
+        reply = raw.ask(release=handoff_pb2.ReleaseLeases(leases=(1,)))
         assert (reply.error.code, "hello" in reply.error.message) == (AccessDenied.code, True)
         assert raw.is_closed()
     with raw_handoff(daemon) as raw:  # a hello too many
@@ -323,24 +347,47 @@ def test_garbage_on_the_handoff_socket_closes_that_connection_and_no_other(
 def test_who_asks_and_never_reads_the_answers_is_cut_off(
     daemon: WatchedDaemon, make_table: MakeTable
 ) -> None:
+    """Here by releasing another's lease again and again, which is answered each time."""
     table = make_table(rows=4_000)
     client = daemon.client()
     dataset = client.open(table.spec())
-    before = descriptors(daemon.process.pid)
-    with session_with(daemon) as session:
-        reader = RawReader(session, dataset, "hostile")
-        reader.started()
-        fetch = handoff_pb2.FetchSegment(handle=reader.grant().handle)
-        request = handoff_pb2.HandoffRequest(fetch=fetch).SerializeToString()
-        with pytest.raises((BrokenPipeError, ConnectionResetError)):
-            for _ in range(100_000):
-                session.handoff._sock.send(request)
+    with session_with(daemon) as victim:
+        reader = RawReader(victim, dataset, "victim")
+        grant, _ = reader.grant()
+        before = descriptors(daemon.process.pid)
+        with raw_handoff(daemon) as raw:
+            raw.hello()
+            request = handoff_pb2.HandoffRequest(
+                release=handoff_pb2.ReleaseLeases(leases=(grant.lease,))
+            ).SerializeToString()
+            with pytest.raises((BrokenPipeError, ConnectionResetError)):
+                for _ in range(100_000):
+                    raw.sock.send(request)
+        eventually_gone(lambda: descriptors(daemon.process.pid) - before)
+        reader.end()
     serves(daemon, table)
-    # Its lease is not released, and its process, which is this one, lives: the daemon watches it.
-    expected = before + Counter(
-        {"/memfd:": client.status().datasets[0].chunks_resident, "anon_inode:[pidfd]": 1}
-    )
-    eventually_gone(lambda: descriptors(daemon.process.pid) - expected)
+
+
+def test_a_reader_that_takes_no_grants_from_its_conduit_holds_up_nobody(
+    start_daemon: StartDaemon, make_table: MakeTable
+) -> None:
+    """The socket of its conduit fills up: the rest waits in the daemon, and is taken back."""
+    table = make_table(rows=40_000, chunk_rows=500)
+    daemon = start_daemon("64MiB")
+    client = daemon.client()
+    dataset = client.open(table.spec())
+    with session_with(daemon) as session:
+        request = reader_request(dataset, "lazy", credits=64, stripe_rows=1, parts=2)
+        _, conduit = session.read(request)
+        serves(daemon, table)
+        conduit.cancel()
+        held = [(grant.lease, fd) for grant, fd in conduit.rest()]
+        assert len(held) > 0
+        for lease, fd in held:
+            os.close(fd)
+            session.release(lease)
+        eventually_gone(lambda: client.status().readers)
+        eventually_gone(lambda: client.status().memory.leased_bytes)
 
 
 def test_nonsense_over_grpc_is_refused_and_the_daemon_goes_on(
@@ -354,17 +401,12 @@ def test_nonsense_over_grpc_is_refused_and_the_daemon_goes_on(
             stub.DropDataset(large, metadata=token_of(session, "DropDataset"), timeout=5)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
-        def first(*messages: faucet_pb2.ReaderMessage) -> str:
-            call = stub.Read(iter(messages), metadata=token_of(session, "Read"), timeout=5)
+        def refusal(start: faucet_pb2.StartReader) -> str:
             with pytest.raises(grpc.RpcError) as caught:
-                for _ in call:
-                    pass
+                stub.Read(start, metadata=token_of(session, "Read"), timeout=5)
             return str(caught.value.code()) + str(caught.value.details())
 
-        assert "begin with `start`" in first(
-            faucet_pb2.ReaderMessage(credit=faucet_pb2.Credit(grants=1))
-        )
-        assert "begin with `start`" in first()
+        assert "INVALID_ARGUMENT" in refusal(faucet_pb2.StartReader())
         start: dict[str, Any] = {
             "dataset_key": dataset.info.key,
             "split": "train",
@@ -392,8 +434,8 @@ def test_nonsense_over_grpc_is_refused_and_the_daemon_goes_on(
             {"dataset_key": "0" * 32},
         ]
         for wrong in wrongs:
-            message = faucet_pb2.ReaderMessage(start=faucet_pb2.StartReader(**start | wrong))
-            assert "INVALID_ARGUMENT" in first(message) or "NOT_FOUND" in first(message), wrong
+            found = refusal(faucet_pb2.StartReader(**start | wrong))
+            assert "INVALID_ARGUMENT" in found or "NOT_FOUND" in found, wrong
     serves(daemon, table)
 
 
@@ -404,59 +446,24 @@ def test_a_reader_that_says_whatever_it_likes_hurts_itself_alone(
     client = daemon.client()
     dataset = client.open(table.spec())
     with session_with(daemon) as session:
-        reader = RawReader(session, dataset, "hostile")
-        reader.started()
-        reader.grant()
-        said = [
-            faucet_pb2.ReaderMessage(credit=faucet_pb2.Credit(grants=2**32 - 1)),
-            faucet_pb2.ReaderMessage(credit=faucet_pb2.Credit(rows_consumed=2**64 - 1)),
-            faucet_pb2.ReaderMessage(advance=faucet_pb2.AdvanceEpoch(epoch=2**32 - 1)),
-            faucet_pb2.ReaderMessage(advance=faucet_pb2.AdvanceEpoch(epoch=0)),
-            faucet_pb2.ReaderMessage(credit=faucet_pb2.Credit(grants=3)),
-            faucet_pb2.ReaderMessage(finish=faucet_pb2.FinishReader()),
-            faucet_pb2.ReaderMessage(credit=faucet_pb2.Credit(grants=3)),
-            faucet_pb2.ReaderMessage(advance=faucet_pb2.AdvanceEpoch(epoch=1)),
-            faucet_pb2.ReaderMessage(finish=faucet_pb2.FinishReader()),
-            faucet_pb2.ReaderMessage(start=faucet_pb2.StartReader(job="again")),
-            faucet_pb2.ReaderMessage(),
-        ]
-        for message in said:
-            reader.call._requests.put(message)
-        reader.call._requests.put(None)
-        with contextlib.suppress(DaemonError):
-            reader.end()
+        for number, nonsense in enumerate((b"\xff" * 100, b"\x00", os.urandom(20_000))):
+            reader = RawReader(session, dataset, f"hostile-{number}")
+            reader.grant()
+            reader.say(
+                conduit_pb2.ReaderMessage(credit=conduit_pb2.Credit(grants=2**32 - 1)),
+                conduit_pb2.ReaderMessage(credit=conduit_pb2.Credit(rows_consumed=2**64 - 1)),
+                conduit_pb2.ReaderMessage(credit=conduit_pb2.Credit(position_epochs=math.nan)),
+                conduit_pb2.ReaderMessage(advance=conduit_pb2.AdvanceEpoch(epoch=2**32 - 1)),
+                conduit_pb2.ReaderMessage(advance=conduit_pb2.AdvanceEpoch(epoch=0)),
+                conduit_pb2.ReaderMessage(credit=conduit_pb2.Credit(grants=3)),
+            )
+            with contextlib.suppress(OSError):  # it may be closed before all is said
+                reader.say(nonsense, conduit_pb2.ReaderMessage(credit=conduit_pb2.Credit(grants=3)))
+            eventually_gone(lambda: client.status().readers)
+            with contextlib.suppress(DaemonError):
+                reader.end()
     serves(daemon, table)
     eventually_gone(lambda: client.status().readers)
-
-
-def test_a_refused_reader_that_goes_on_talking_is_not_heard(
-    start_daemon: StartDaemon, make_table: MakeTable
-) -> None:
-    table = make_table(rows=20_000, features=8, chunk_rows=2_000)
-    daemon = start_daemon("512KiB")
-    dataset = daemon.client().open(table.spec())
-    talk = [
-        faucet_pb2.ReaderMessage(credit=faucet_pb2.Credit(grants=1)),
-        faucet_pb2.ReaderMessage(advance=faucet_pb2.AdvanceEpoch(epoch=1)),
-    ]
-    with session_with(daemon) as session:
-        admitted: list[RawReader] = []
-        refused = 0
-        for number in range(40):
-            reader = RawReader(session, dataset, f"job-{number}")
-            for message in talk * 20:
-                reader.call._requests.put(message)
-            try:
-                reader.started()
-                admitted.append(reader)
-            except BudgetError:
-                refused += 1
-        assert admitted
-        assert refused > 30
-        for reader in admitted:
-            reader.call.cancel()
-    eventually_gone(lambda: daemon.client().status().readers)
-    serves(daemon, table)
 
 
 # Other users, other versions.

@@ -28,10 +28,12 @@ from faucet_client import (
     SpecError,
 )
 from faucet_client.address import parse_address
-from faucet_client.channel import OpenProgress, _spec_to, _translated
 from faucet_client.errors import ConfigError
 from faucet_client.preprocessing import Categorical, Feature, FitOptions
 from faucet_client.session import Session
+from faucet_client.wire.channel import translated
+from faucet_client.wire.translate import spec_to
+from faucet_client.wire.values import OpenProgress
 from tests.processes.daemons import StartDaemon, WatchedDaemon
 from tests.processes.hostile import raw_stub, token_of
 from tests.processes.waiting import Stopwatch, eventually
@@ -132,13 +134,13 @@ def test_a_vocabulary_that_no_reply_can_hold_is_refused_by_its_column(
 
 def ask(daemon: WatchedDaemon, session: Session, spec: DatasetSpec, **fields: str) -> FaucetError:
     """What the daemon answers to an open with some fields as they are given."""
-    message = _spec_to(spec)
+    message = spec_to(spec)
     for name, text in fields.items():
         setattr(message, name, text)
     with raw_stub(daemon) as stub, pytest.raises(grpc.RpcError) as caught:
         request = faucet_pb2.OpenDatasetRequest(spec=message)
         list(stub.OpenDataset(request, metadata=token_of(session, "OpenDataset"), timeout=30))
-    return _translated(caught.value, parse_address(daemon.address))
+    return translated(caught.value, parse_address(daemon.address))
 
 
 def fitted(features: str) -> str:

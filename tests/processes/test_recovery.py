@@ -21,7 +21,6 @@ from faucet_client import (
     ParquetSource,
     SourceReadError,
 )
-from faucet_client import channel as wire
 from tests.processes.daemons import StartDaemon, WatchedDaemon, wait_idle
 from tests.processes.rows import assert_exact, ids_of
 from tests.processes.tables import MakeTable
@@ -43,28 +42,6 @@ def test_a_client_goes_on_after_its_daemon_was_restarted(
         next(batches)
     again = [ids_of(batch) for batch in dataset.batches(batch_size=100)]
     assert_exact(np.concatenate(again), table.rows)
-
-
-def test_a_reply_that_comes_too_late_is_taken_for_nothing_else(
-    daemon: WatchedDaemon, make_table: MakeTable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(wire, "REPLY_TIMEOUT_S", 1)
-    table, other = make_table(rows=20_000), make_table(rows=20_000, features=2)
-    client = daemon.client()
-    dataset = client.open(table.spec())
-    theirs = client.open(other.spec())
-    session = client.session()
-    os.kill(daemon.process.pid, signal.SIGSTOP)
-    try:
-        with pytest.raises(DaemonLost, match="did not answer in time"):
-            session.handoff.fetch(b"0" * 16)
-    finally:
-        os.kill(daemon.process.pid, signal.SIGCONT)
-    with pytest.raises(DaemonLost):
-        session.handoff.fetch(b"0" * 16)
-    for reading, rows in ((theirs, other.rows), (dataset, table.rows)):
-        ids = [ids_of(batch) for batch in reading.batches(batch_size=500)]
-        assert_exact(np.concatenate(ids), rows)
 
 
 def test_a_job_s_name_is_free_as_soon_as_its_last_iterator_was_left(

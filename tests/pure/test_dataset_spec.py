@@ -14,9 +14,9 @@ from faucet_client import (
     ParquetSource,
     SpecError,
 )
-from faucet_client.channel import DatasetInfo
 from faucet_client.preprocessing import Binary, Feature, FitOptions, PreprocessingSpec
 from faucet_client.spec import SplitBuckets
+from faucet_client.wire.values import DatasetInfo
 
 
 def spec(**fields: Any) -> DatasetSpec:

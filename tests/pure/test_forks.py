@@ -79,25 +79,6 @@ def test_a_fork_does_not_wait_for_who_waits_for_an_answer(gate: Gate) -> None:
             answer.notify_all()
 
 
-def test_a_fork_waits_for_what_is_being_sent_even_if_its_sender_waits(gate: Gate) -> None:
-    done = threading.Condition()
-    inside = threading.Event()
-
-    def send() -> None:
-        with gate.sending(), done:
-            inside.set()
-            done.wait()
-
-    with running(send):
-        assert inside.wait(10)
-        with running(lambda: shut(gate)) as fork:
-            fork.join(0.05)
-            assert fork.is_alive()
-            with done:
-                done.notify_all()
-        opened(gate)
-
-
 def test_nobody_comes_in_while_the_process_forks(gate: Gate) -> None:
     came = threading.Event()
 

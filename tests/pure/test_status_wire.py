@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from google.protobuf.message import Message
 
-from faucet_client.channel import _status_from
 from faucet_client.status import (
     ColumnCounts,
     CostStatus,
@@ -19,6 +18,7 @@ from faucet_client.status import (
     Status,
     WorkerStatus,
 )
+from faucet_client.wire.translate import status_from
 from faucetd.serve.translate import status_to
 
 COUNTS = (
@@ -129,7 +129,7 @@ def test_every_field_of_the_status_arrives_as_it_was_sent() -> None:
     assert unset(FULL, "Status") == []
     message = status_to(FULL)
     assert absent(message, "Status") == []
-    assert _status_from(type(message).FromString(message.SerializeToString())) == FULL
+    assert status_from(type(message).FromString(message.SerializeToString())) == FULL
 
 
 @pytest.mark.parametrize(
@@ -142,4 +142,4 @@ def test_every_field_of_the_status_arrives_as_it_was_sent() -> None:
     ids=["nothing is open", "a file costs nothing", "nothing to note"],
 )
 def test_what_is_not_there_stays_so(status: Status) -> None:
-    assert _status_from(status_to(status)) == status
+    assert status_from(status_to(status)) == status

@@ -63,18 +63,6 @@ class DatasetInfo(_message.Message):
     preprocessing: str
     def __init__(self, key: _Optional[str] = ..., train_rows: _Optional[int] = ..., eval_rows: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ..., labels: _Optional[_Iterable[str]] = ..., passthrough: _Optional[_Iterable[str]] = ..., weighted: _Optional[bool] = ..., chunks: _Optional[int] = ..., passthrough_paths: _Optional[_Iterable[str]] = ..., principal: _Optional[str] = ..., query_bytes_billed: _Optional[int] = ..., read_bytes_estimated: _Optional[int] = ..., preprocessing: _Optional[str] = ...) -> None: ...
 
-class ReaderMessage(_message.Message):
-    __slots__ = ("start", "credit", "advance", "finish")
-    START_FIELD_NUMBER: _ClassVar[int]
-    CREDIT_FIELD_NUMBER: _ClassVar[int]
-    ADVANCE_FIELD_NUMBER: _ClassVar[int]
-    FINISH_FIELD_NUMBER: _ClassVar[int]
-    start: StartReader
-    credit: Credit
-    advance: AdvanceEpoch
-    finish: FinishReader
-    def __init__(self, start: _Optional[_Union[StartReader, _Mapping]] = ..., credit: _Optional[_Union[Credit, _Mapping]] = ..., advance: _Optional[_Union[AdvanceEpoch, _Mapping]] = ..., finish: _Optional[_Union[FinishReader, _Mapping]] = ...) -> None: ...
-
 class StartReader(_message.Message):
     __slots__ = ("dataset_key", "split", "job", "rank", "worker", "first_epoch", "epochs", "part", "parts", "stripe_rows", "shuffle", "seed", "credits", "order", "world_size", "remainder", "had", "before", "earlier")
     DATASET_KEY_FIELD_NUMBER: _ClassVar[int]
@@ -147,103 +135,19 @@ class EarlierReader(_message.Message):
     partly: _containers.RepeatedCompositeFieldContainer[ChunkRows]
     def __init__(self, rank: _Optional[int] = ..., world_size: _Optional[int] = ..., remainder: _Optional[str] = ..., part: _Optional[int] = ..., parts: _Optional[int] = ..., stripe_rows: _Optional[int] = ..., had: _Optional[bytes] = ..., partly: _Optional[_Iterable[_Union[ChunkRows, _Mapping]]] = ...) -> None: ...
 
-class Credit(_message.Message):
-    __slots__ = ("grants", "rows_consumed", "seconds_waited", "position_epochs")
-    GRANTS_FIELD_NUMBER: _ClassVar[int]
-    ROWS_CONSUMED_FIELD_NUMBER: _ClassVar[int]
-    SECONDS_WAITED_FIELD_NUMBER: _ClassVar[int]
-    POSITION_EPOCHS_FIELD_NUMBER: _ClassVar[int]
-    grants: int
-    rows_consumed: int
-    seconds_waited: float
-    position_epochs: float
-    def __init__(self, grants: _Optional[int] = ..., rows_consumed: _Optional[int] = ..., seconds_waited: _Optional[float] = ..., position_epochs: _Optional[float] = ...) -> None: ...
-
-class AdvanceEpoch(_message.Message):
-    __slots__ = ("epoch",)
-    EPOCH_FIELD_NUMBER: _ClassVar[int]
-    epoch: int
-    def __init__(self, epoch: _Optional[int] = ...) -> None: ...
-
-class FinishReader(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
-
-class DaemonMessage(_message.Message):
-    __slots__ = ("started", "grant")
-    STARTED_FIELD_NUMBER: _ClassVar[int]
-    GRANT_FIELD_NUMBER: _ClassVar[int]
-    started: ReaderStarted
-    grant: Grant
-    def __init__(self, started: _Optional[_Union[ReaderStarted, _Mapping]] = ..., grant: _Optional[_Union[Grant, _Mapping]] = ...) -> None: ...
-
 class ReaderStarted(_message.Message):
-    __slots__ = ("rows_per_epoch", "lease_limit_bytes", "first_epoch_rows", "before")
+    __slots__ = ("rows_per_epoch", "lease_limit_bytes", "first_epoch_rows", "before", "ticket")
     ROWS_PER_EPOCH_FIELD_NUMBER: _ClassVar[int]
     LEASE_LIMIT_BYTES_FIELD_NUMBER: _ClassVar[int]
     FIRST_EPOCH_ROWS_FIELD_NUMBER: _ClassVar[int]
     BEFORE_FIELD_NUMBER: _ClassVar[int]
+    TICKET_FIELD_NUMBER: _ClassVar[int]
     rows_per_epoch: int
     lease_limit_bytes: int
     first_epoch_rows: int
     before: _containers.RepeatedCompositeFieldContainer[ChunkRows]
-    def __init__(self, rows_per_epoch: _Optional[int] = ..., lease_limit_bytes: _Optional[int] = ..., first_epoch_rows: _Optional[int] = ..., before: _Optional[_Iterable[_Union[ChunkRows, _Mapping]]] = ...) -> None: ...
-
-class Grant(_message.Message):
-    __slots__ = ("lease", "handle", "epoch", "chunk", "ranges", "layout", "note")
-    LEASE_FIELD_NUMBER: _ClassVar[int]
-    HANDLE_FIELD_NUMBER: _ClassVar[int]
-    EPOCH_FIELD_NUMBER: _ClassVar[int]
-    CHUNK_FIELD_NUMBER: _ClassVar[int]
-    RANGES_FIELD_NUMBER: _ClassVar[int]
-    LAYOUT_FIELD_NUMBER: _ClassVar[int]
-    NOTE_FIELD_NUMBER: _ClassVar[int]
-    lease: int
-    handle: bytes
-    epoch: int
-    chunk: int
-    ranges: _containers.RepeatedCompositeFieldContainer[RowRange]
-    layout: SegmentLayout
-    note: str
-    def __init__(self, lease: _Optional[int] = ..., handle: _Optional[bytes] = ..., epoch: _Optional[int] = ..., chunk: _Optional[int] = ..., ranges: _Optional[_Iterable[_Union[RowRange, _Mapping]]] = ..., layout: _Optional[_Union[SegmentLayout, _Mapping]] = ..., note: _Optional[str] = ...) -> None: ...
-
-class RowRange(_message.Message):
-    __slots__ = ("first_row", "rows")
-    FIRST_ROW_FIELD_NUMBER: _ClassVar[int]
-    ROWS_FIELD_NUMBER: _ClassVar[int]
-    first_row: int
-    rows: int
-    def __init__(self, first_row: _Optional[int] = ..., rows: _Optional[int] = ...) -> None: ...
-
-class SegmentLayout(_message.Message):
-    __slots__ = ("rows", "nbytes", "columns")
-    ROWS_FIELD_NUMBER: _ClassVar[int]
-    NBYTES_FIELD_NUMBER: _ClassVar[int]
-    COLUMNS_FIELD_NUMBER: _ClassVar[int]
-    rows: int
-    nbytes: int
-    columns: _containers.RepeatedCompositeFieldContainer[ColumnLayout]
-    def __init__(self, rows: _Optional[int] = ..., nbytes: _Optional[int] = ..., columns: _Optional[_Iterable[_Union[ColumnLayout, _Mapping]]] = ...) -> None: ...
-
-class ColumnLayout(_message.Message):
-    __slots__ = ("role", "name", "dtype", "width", "offset", "text_offset", "text_nbytes", "valid_offset")
-    ROLE_FIELD_NUMBER: _ClassVar[int]
-    NAME_FIELD_NUMBER: _ClassVar[int]
-    DTYPE_FIELD_NUMBER: _ClassVar[int]
-    WIDTH_FIELD_NUMBER: _ClassVar[int]
-    OFFSET_FIELD_NUMBER: _ClassVar[int]
-    TEXT_OFFSET_FIELD_NUMBER: _ClassVar[int]
-    TEXT_NBYTES_FIELD_NUMBER: _ClassVar[int]
-    VALID_OFFSET_FIELD_NUMBER: _ClassVar[int]
-    role: str
-    name: str
-    dtype: str
-    width: int
-    offset: int
-    text_offset: int
-    text_nbytes: int
-    valid_offset: int
-    def __init__(self, role: _Optional[str] = ..., name: _Optional[str] = ..., dtype: _Optional[str] = ..., width: _Optional[int] = ..., offset: _Optional[int] = ..., text_offset: _Optional[int] = ..., text_nbytes: _Optional[int] = ..., valid_offset: _Optional[int] = ...) -> None: ...
+    ticket: bytes
+    def __init__(self, rows_per_epoch: _Optional[int] = ..., lease_limit_bytes: _Optional[int] = ..., first_epoch_rows: _Optional[int] = ..., before: _Optional[_Iterable[_Union[ChunkRows, _Mapping]]] = ..., ticket: _Optional[bytes] = ...) -> None: ...
 
 class GetStatusRequest(_message.Message):
     __slots__ = ()

@@ -39,10 +39,10 @@ class FaucetStub:
                 request_serializer=faucet__protos_dot_v1_dot_faucet__pb2.OpenDatasetRequest.SerializeToString,
                 response_deserializer=faucet__protos_dot_v1_dot_faucet__pb2.OpenDatasetEvent.FromString,
                 _registered_method=True)
-        self.Read = channel.stream_stream(
+        self.Read = channel.unary_unary(
                 '/faucet.v1.Faucet/Read',
-                request_serializer=faucet__protos_dot_v1_dot_faucet__pb2.ReaderMessage.SerializeToString,
-                response_deserializer=faucet__protos_dot_v1_dot_faucet__pb2.DaemonMessage.FromString,
+                request_serializer=faucet__protos_dot_v1_dot_faucet__pb2.StartReader.SerializeToString,
+                response_deserializer=faucet__protos_dot_v1_dot_faucet__pb2.ReaderStarted.FromString,
                 _registered_method=True)
         self.GetProfile = channel.unary_unary(
                 '/faucet.v1.Faucet/GetProfile',
@@ -72,10 +72,8 @@ class FaucetServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Read(self, request_iterator, context):
-        """One reader's stream: grants down, credits up. The first message is `start`. When it ends,
-        grants whose memory was never fetched are taken back. The leases of the others outlive it, so
-        releases go over the handoff socket, which lives as long as the session.
+    def Read(self, request, context):
+        """Starts a reader. Its grants come over its conduit (conduit.proto), which it must attach within 5 s.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -109,10 +107,10 @@ def add_FaucetServicer_to_server(servicer, server):
                     request_deserializer=faucet__protos_dot_v1_dot_faucet__pb2.OpenDatasetRequest.FromString,
                     response_serializer=faucet__protos_dot_v1_dot_faucet__pb2.OpenDatasetEvent.SerializeToString,
             ),
-            'Read': grpc.stream_stream_rpc_method_handler(
+            'Read': grpc.unary_unary_rpc_method_handler(
                     servicer.Read,
-                    request_deserializer=faucet__protos_dot_v1_dot_faucet__pb2.ReaderMessage.FromString,
-                    response_serializer=faucet__protos_dot_v1_dot_faucet__pb2.DaemonMessage.SerializeToString,
+                    request_deserializer=faucet__protos_dot_v1_dot_faucet__pb2.StartReader.FromString,
+                    response_serializer=faucet__protos_dot_v1_dot_faucet__pb2.ReaderStarted.SerializeToString,
             ),
             'GetProfile': grpc.unary_unary_rpc_method_handler(
                     servicer.GetProfile,
@@ -168,7 +166,7 @@ class Faucet:
             _registered_method=True)
 
     @staticmethod
-    def Read(request_iterator,
+    def Read(request,
             target,
             options=(),
             channel_credentials=None,
@@ -178,12 +176,12 @@ class Faucet:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.stream_stream(
-            request_iterator,
+        return grpc.experimental.unary_unary(
+            request,
             target,
             '/faucet.v1.Faucet/Read',
-            faucet__protos_dot_v1_dot_faucet__pb2.ReaderMessage.SerializeToString,
-            faucet__protos_dot_v1_dot_faucet__pb2.DaemonMessage.FromString,
+            faucet__protos_dot_v1_dot_faucet__pb2.StartReader.SerializeToString,
+            faucet__protos_dot_v1_dot_faucet__pb2.ReaderStarted.FromString,
             options,
             channel_credentials,
             insecure,

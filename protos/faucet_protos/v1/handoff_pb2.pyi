@@ -7,26 +7,24 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class HandoffRequest(_message.Message):
-    __slots__ = ("hello", "fetch", "goodbye", "release")
+    __slots__ = ("hello", "goodbye", "release", "attach")
     HELLO_FIELD_NUMBER: _ClassVar[int]
-    FETCH_FIELD_NUMBER: _ClassVar[int]
     GOODBYE_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
+    ATTACH_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
-    fetch: FetchSegment
     goodbye: Goodbye
     release: ReleaseLeases
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., fetch: _Optional[_Union[FetchSegment, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., release: _Optional[_Union[ReleaseLeases, _Mapping]] = ...) -> None: ...
+    attach: AttachReader
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., release: _Optional[_Union[ReleaseLeases, _Mapping]] = ..., attach: _Optional[_Union[AttachReader, _Mapping]] = ...) -> None: ...
 
 class HandoffReply(_message.Message):
-    __slots__ = ("welcome", "segment", "error")
+    __slots__ = ("welcome", "error")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
-    SEGMENT_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
-    segment: Segment
     error: Error
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., segment: _Optional[_Union[Segment, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("protocol_version", "client_version")
@@ -48,15 +46,11 @@ class Welcome(_message.Message):
     secret: bytes
     def __init__(self, protocol_version: _Optional[int] = ..., daemon_version: _Optional[str] = ..., session_id: _Optional[str] = ..., secret: _Optional[bytes] = ...) -> None: ...
 
-class FetchSegment(_message.Message):
-    __slots__ = ("handle",)
-    HANDLE_FIELD_NUMBER: _ClassVar[int]
-    handle: bytes
-    def __init__(self, handle: _Optional[bytes] = ...) -> None: ...
-
-class Segment(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+class AttachReader(_message.Message):
+    __slots__ = ("ticket",)
+    TICKET_FIELD_NUMBER: _ClassVar[int]
+    ticket: bytes
+    def __init__(self, ticket: _Optional[bytes] = ...) -> None: ...
 
 class Goodbye(_message.Message):
     __slots__ = ()

@@ -52,7 +52,7 @@ class Conduit:
         self._address = address
         self._wanted = True
         self._sock = connected(address)
-        weakref.finalize(self, self._sock.close).atexit = False
+        weakref.finalize(self, self._sock.close)
         self.ended_by: FaucetError | None = None
         set_timeout(self._sock, SEND_TIMEOUT_S)
         # Grants may be as long in coming as the source is in giving rows.

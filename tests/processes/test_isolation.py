@@ -344,7 +344,7 @@ def test_garbage_on_the_handoff_socket_closes_that_connection_and_no_other(
     serves(daemon, table)
 
 
-def test_who_asks_and_never_reads_the_answers_is_cut_off(
+def test_who_asks_and_never_reads_the_answers_holds_up_nobody(
     daemon: WatchedDaemon, make_table: MakeTable
 ) -> None:
     """Here by releasing another's lease again and again, which is answered each time."""
@@ -354,18 +354,18 @@ def test_who_asks_and_never_reads_the_answers_is_cut_off(
     with session_with(daemon) as victim:
         reader = RawReader(victim, dataset, "victim")
         grant, _ = reader.grant()
+        serves(daemon, table)  # all its chunks are in memory
         before = descriptors(daemon.process.pid)
         with raw_handoff(daemon) as raw:
             raw.hello()
             request = handoff_pb2.HandoffRequest(
                 release=handoff_pb2.ReleaseLeases(leases=(grant.lease,))
             ).SerializeToString()
-            with pytest.raises((BrokenPipeError, ConnectionResetError)):
-                for _ in range(100_000):
-                    raw.sock.send(request)
+            for _ in range(20_000):  # far more answers than its socket takes
+                raw.sock.send(request)
+            serves(daemon, table)
         eventually_gone(lambda: descriptors(daemon.process.pid) - before)
         reader.end()
-    serves(daemon, table)
 
 
 def test_a_reader_that_takes_no_grants_from_its_conduit_holds_up_nobody(

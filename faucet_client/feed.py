@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
@@ -89,13 +89,20 @@ class Ledger:
 
 
 class Stream:
-    """A reader's stream to the daemon, which either side may end."""
+    """A reader's stream to the daemon, which either side may end.
 
-    def __init__(self, call: ReaderCall) -> None:
+    Args:
+        call: It.
+        grants: That the call has asked for from the start.
+    """
+
+    def __init__(self, call: ReaderCall, grants: int) -> None:
         self.call = call
         self.least_epoch = 0
         self._pid = os.getpid()
         self._open = True
+        self._credits = grants  # that were ever given, to whichever daemon
+        self._replacing = threading.Lock()  # or a credit would be given to both calls, or to none
 
     @property
     def open(self) -> bool:
@@ -105,7 +112,9 @@ class Stream:
     def credit(self, told: Told) -> None:
         """Takes one grant more, and tells how far the reader is."""
         if self._open:
-            self.call.credit(1, told)
+            with self._replacing:
+                self._credits += 1
+                self.call.credit(1, told)
 
     def advance(self, epoch: int, told: Told) -> None:
         """Tells how far the reader is, and gives up what has not come yet of earlier epochs."""
@@ -123,15 +132,23 @@ class Stream:
             self._open = False
             self.call.finish()
 
-    def replace(self, call: ReaderCall, first_epoch: int) -> None:
-        """Goes on with another call, of a reader that begins with `first_epoch`."""
-        over, self.call = self.call, call
+    def replace(self, start: Callable[[int], ReaderCall], mapped: int, first_epoch: int) -> None:
+        """Goes on with another call.
+
+        Args:
+            start: Starts it, with so many credits: those for which nothing came.
+            mapped: Grants that did come.
+            first_epoch: With which its reader begins.
+        """
+        over = self.call
+        with self._replacing:
+            self.call = start(self._credits - mapped)
         over.cancel()  # or the thread that sends for it would wait for ever
         # Whatever was said to the old call meanwhile, nobody has heard.
         if self.least_epoch > first_epoch:
-            call.advance(self.least_epoch)
+            self.call.advance(self.least_epoch)
         if not self._open:
-            call.finish()
+            self.call.finish()
 
     def ended(self) -> None:
         """Nothing comes any more; ends the stream on this side as well."""
@@ -188,8 +205,7 @@ class Feed:
         self._runs = 0
         self._lost_at: float | None = None  # since when no daemon has said anything
         self._started: queue.SimpleQueue[Started | FaucetError] = queue.SimpleQueue()
-        self.stream = Stream(session.channel.read(request))
-        keep_in_children(self.stream.call)
+        self.stream = Stream(self._start(request, request.credits), request.credits)
         threading.Thread(target=self._pull, name="faucet-feed", daemon=True).start()
 
     def wait_started(self) -> Started:
@@ -265,12 +281,15 @@ class Feed:
             except (DaemonUnreachable, DaemonLost) as error:
                 lost = error
                 continue
-            request = self._rest()
-            call = self._session.channel.read(request)
-            keep_in_children(call)
-            self.stream.replace(call, request.first_epoch)
+            rest = self._rest()
+            self.stream.replace(partial(self._start, rest), self._runs, rest.first_epoch)
             self.reconnections += 1
             return
+
+    def _start(self, request: ReaderRequest, grants: int) -> ReaderCall:
+        call = self._session.channel.read(replace(request, credits=grants))
+        keep_in_children(call)
+        return call
 
     def _given_up(self, lost: FaucetError) -> FaucetError:
         seconds = self._patience.seconds

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from faucet_client.spec import Split
+from faucetd.schedule.earlier import Earlier
 from faucetd.schedule.instructions import SegmentId
-from faucetd.schedule.shares import Earlier, Ranges, Shape
+from faucetd.schedule.shares import Ranges, Shape
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from typing import Protocol
 from faucet_client.layout import SegmentLayout
 from faucet_client.spec import DatasetSpec, Split
 from faucet_client.status import Status
-from faucetd.schedule.shares import Earlier, Ranges, Shape
+from faucetd.schedule.earlier import Earlier
+from faucetd.schedule.shares import Ranges, Shape
 from faucetd.serve.sessions import Session
 
 

@@ -195,14 +195,15 @@ def test_an_iterator_that_is_given_a_bad_state_goes_on_as_if_nothing_had_been_lo
     batches = dataset.batches(batch_size=100)
     found = [next(batches) for _ in range(7)]
     mine = batches.state_dict()
-    for bad in (
+    bad_ones: list[Any] = [
         {"weights": 1},
         mine | {"had": "%"},
         mine | {"had": "////////////////"},  # chunks that are not there
         mine | {"seed": 1},
         mine | {"epoch": 1},  # nothing would be left
         [],
-    ):
+    ]
+    for bad in bad_ones:
         with pytest.raises(StateError):
             batches.load_state_dict(bad)
         assert batches.state_dict() == mine

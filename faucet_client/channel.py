@@ -15,7 +15,7 @@ import queue
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -71,6 +71,7 @@ REPLY_TIMEOUT_S = 30
 CALL_TIMEOUT_S = 10.0
 MAX_SPEC_NBYTES = 7 << 20  # the daemon takes messages of 8 MiB
 OPEN_TIMEOUT_S = 3_600.0
+MAPPED_A_PACKET = 2_000  # of up to 24 bytes each; a packet has 64 KiB
 
 _Message = TypeVar("_Message")
 
@@ -278,6 +279,23 @@ class Handoff:
         message = handoff_pb2.HandoffRequest(release=handoff_pb2.ReleaseLeases(leases=leases))
         with self._lock:
             self._send(message)
+
+    def orphaned(self, held: Mapping[int, int], released: Iterable[int]) -> None:
+        """Tells what this process still maps of the memory of daemons before this one.
+
+        Args:
+            held: What there is beside what was told before: inodes, and their bytes.
+            released: Inodes that are not mapped any more.
+        """
+        mapped = [handoff_pb2.Mapped(inode=inode, nbytes=size) for inode, size in held.items()]
+        messages = [
+            handoff_pb2.OrphanedMemory(held=mapped[first : first + MAPPED_A_PACKET])
+            for first in range(0, len(mapped), MAPPED_A_PACKET)
+        ]
+        messages.append(handoff_pb2.OrphanedMemory(released=released))
+        with self._lock:
+            for message in messages:
+                self._send(handoff_pb2.HandoffRequest(orphaned=message))
 
     def alive(self) -> bool:
         """Whether the daemon holds its end of the connection."""

@@ -102,7 +102,8 @@ class FaucetClient:
         self._locks: dict[int, threading.Lock] = {}
         self._closings = 0
         self._end: weakref.finalize[[], FaucetClient] | None = None
-        self._session: Session | None = self._connect()
+        self._session: Session | None = None
+        self._session = self._connect()
 
     @property
     def address(self) -> str:
@@ -146,7 +147,7 @@ class FaucetClient:
             return self._session
 
     def _connect(self) -> Session:
-        session = Session.connect(self._address)
+        session = Session.connect(self._address, self._session)
         # A client that is dropped unclosed must not stay connected for its process's whole life.
         if self._end is not None:
             self._end.detach()

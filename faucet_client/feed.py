@@ -27,6 +27,7 @@ from faucet_client.errors import (
     InternalError,
     IteratorError,
 )
+from faucet_client.holdings import Mapped
 from faucet_client.mapping import Columns, map_segment
 from faucet_client.session import Session, keep_in_children
 from faucet_client.state import Ranges
@@ -325,11 +326,13 @@ class Feed:
         fd = session.handoff.fetch(grant.handle)
         mapped = False
         try:
-            if not is_sealed(fd) or page_rounded(os.fstat(fd).st_size) != grant.layout.nbytes:
+            memory = os.fstat(fd)
+            if not is_sealed(fd) or page_rounded(memory.st_size) != grant.layout.nbytes:
                 raise InternalError(f"the daemon sent another memory than that of grant {grant}")
             self._runs += 1
             note = partial(self.ledger.dead.append, self._runs)
             columns = map_segment(fd, grant.layout, partial(session.bury, grant.lease, note))
+            session.adopt(grant.lease, Mapped(memory.st_ino, grant.layout.nbytes))
             mapped = True
         except OSError as error:
             raise DaemonError(
@@ -342,7 +345,6 @@ class Feed:
                 session.handoff.release((grant.lease,))
         if grant.note:
             warn_once(self._request.dataset_key, grant.note)
-        session.adopt()
         self.bytes_mapped += grant.layout.nbytes
         self.largest_nbytes = max(self.largest_nbytes, grant.layout.nbytes)
         if grant.epoch != self._epoch:

@@ -22,6 +22,7 @@ from faucet_client import _memory
 from faucet_client.address import Address
 from faucet_client.channel import Channel, Handoff
 from faucet_client.errors import DaemonLost
+from faucet_client.holdings import Holdings, Mapped
 from faucet_client.profile import Profile
 from faucet_client.status import Status
 
@@ -57,27 +58,34 @@ class _DeadMapping(NamedTuple):
 class Session:
     """A live connection to a daemon. A context manager that closes it."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, before: Session | None = None) -> None:
         self.address = address
         self.pid = os.getpid()
         self.handoff = Handoff(address)
         self.channel = Channel(address, self.handoff.session_id, self.handoff.secret)
         keep_in_children(self)
-        self._mapped = 0
-        self._mapped_lock = threading.Lock()
+        self._closed = False
         self._dead: queue.SimpleQueue[_DeadMapping | None] = queue.SimpleQueue()
+        same = before is not None and not before.stale
+        self.holdings: Holdings = before.holdings if before is not None and same else Holdings()
+        self.holdings.move_to(self)
         threading.Thread(target=self._reap, name="faucet-reaper", daemon=True).start()
 
     @classmethod
-    def connect(cls, address: Address) -> Self:
+    def connect(cls, address: Address, before: Session | None = None) -> Self:
         """Connects to the daemon at `address`.
+
+        Args:
+            address: Where it listens.
+            before: The session whose daemon is gone. What this process still maps of its memory,
+                and of that of sessions before it, the new daemon is told.
 
         Raises:
             DaemonUnreachable: nobody listens there; the message says how to start a daemon.
             VersionMismatch: the daemon is of another version.
             AccessDenied: this user may not use it.
         """
-        return cls(address)
+        return cls(address, before)
 
     @property
     def stale(self) -> bool:
@@ -101,10 +109,17 @@ class Session:
         """Forgets a dataset; its whole key, and the bytes that this freed."""
         return self.channel.drop(key)
 
-    def adopt(self) -> None:
+    def adopt(self, lease: int, mapped: Mapped) -> None:
         """One more mapping will be buried here, sooner or later."""
-        with self._mapped_lock:
-            self._mapped += 1
+        self.holdings.add(self, lease, mapped)
+
+    def orphaned(self, held: dict[int, int], released: tuple[int, ...]) -> None:
+        """Tells the daemon what is mapped of the memory of daemons before it; see Handoff."""
+        self.handoff.orphaned(held, released)
+
+    def wake(self) -> None:
+        """Has the reaper look whether anything is left to wait for."""
+        self._dead.put(None)
 
     def bury(self, lease: int, note: Callable[[], None], address: int, nbytes: int) -> None:
         """Takes over memory whose last user is gone. Callable from a finalizer.
@@ -128,19 +143,18 @@ class Session:
         """
         if not self.stale:
             self.channel.close(abandoned=abandoned)
-            self._dead.put(None)
+            self._closed = True
+            self.wake()
 
     def _reap(self) -> None:
         """The reaper's thread: until the session is closed and nothing is mapped any more."""
-        closed = False
-        while not (closed and self._mapped == 0):
+        while not (self._closed and self.holdings.over(self)):
             dead = self._dead.get()
             if dead is None:
-                closed = True
                 continue
             _memory.unmap(dead.address, dead.nbytes)
-            with self._mapped_lock:
-                self._mapped -= 1
+            if not self.holdings.remove(self, dead.lease):
+                continue  # the lease has ended with its daemon
             # Not by the reader's stream: what is sent when the daemon has just ended it is lost.
             try:
                 self.handoff.release((dead.lease,))

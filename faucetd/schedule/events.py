@@ -175,6 +175,22 @@ class RestoreFailed:
 
 
 @dataclass(frozen=True)
+class OrphanedMemory:
+    """Trainers map so many bytes, from now on, of the memory of daemons before this one."""
+
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class ReaderStarved:
+    """Orphaned memory has kept the reader from its next chunk for too long."""
+
+    reader: int
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
 class ReaderJoined:
     """A reader wants `epochs` epochs of a split, from `first_epoch` on.
 
@@ -249,6 +265,8 @@ Event = (
     | SpillFailed
     | SegmentRestored
     | RestoreFailed
+    | OrphanedMemory
+    | ReaderStarved
     | ReaderJoined
     | CreditsGiven
     | EpochAdvanced

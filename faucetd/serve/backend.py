@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -164,6 +164,21 @@ class Backend(Protocol):
         ...
 
     def release(self, session: Session, leases: tuple[int, ...]) -> None: ...
+
+    def orphaned(
+        self, session: Session, held: Mapping[int, int], released: Collection[int]
+    ) -> None:
+        """The process maps memory of daemons before this one, and does not map some any more.
+
+        Args:
+            session: Of the process.
+            held: What there is beside what it told before: inodes, and their bytes.
+            released: Inodes.
+
+        Raises:
+            AccessDenied: no process maps so much.
+        """
+        ...
 
     def session_quiet(self, session: Session) -> None:
         """The process has said goodbye or closed its connection, but lives."""

@@ -141,6 +141,9 @@ class HandoffServer:
             socket.send_fds(connection.sock, [reply.SerializeToString()], [fd])
         elif kind == "release":
             self._backend.release(session, tuple(request.release.leases))
+        elif kind == "orphaned":
+            held = {each.inode: each.nbytes for each in request.orphaned.held}
+            self._backend.orphaned(session, held, tuple(request.orphaned.released))
         elif kind == "goodbye":
             self._close(connection)
         else:

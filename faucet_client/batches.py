@@ -449,8 +449,8 @@ class _Batches:
         return batch
 
 
-Restart = Callable[[State], Reader]
-"""Makes another reader, of the same wishes, which goes on from a state."""
+Restart = Callable[[State], Callable[[], Reader]]
+"""Checks a state; what it returns starts another reader of the same wishes, from that state on."""
 
 
 class _Iteration:
@@ -479,10 +479,12 @@ class _Iteration:
                 returned to each of them at the same batch. The batch size may be another.
 
         Raises:
-            StateError: it is damaged, of another dataset or reader, or a rank is missing.
+            StateError: it is damaged, of another dataset or reader, or a rank is missing. This
+                iterator goes on as if nothing had been loaded.
         """
-        self._reader.close()
-        self._begin(self._restart(state))
+        start = self._restart(state)
+        self._reader.close()  # two cannot have one name
+        self._begin(start())
 
     def stats(self) -> Stats:
         """What was done so far."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 def bits_of(numbers: Collection[int]) -> bytes:
@@ -14,7 +15,11 @@ def bits_of(numbers: Collection[int]) -> bytes:
     return np.packbits(flags, bitorder="little").tobytes()
 
 
+def array_of(bits: bytes) -> NDArray[np.int64]:
+    """The set that `bits_of` has written: int64 [numbers], ascending."""
+    return np.flatnonzero(np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little"))
+
+
 def numbers_of(bits: bytes) -> frozenset[int]:
     """The set that `bits_of` has written."""
-    flags = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")
-    return frozenset(np.flatnonzero(flags).tolist())
+    return frozenset(array_of(bits).tolist())

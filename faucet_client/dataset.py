@@ -6,7 +6,7 @@ import os
 import threading
 import uuid
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -103,7 +103,8 @@ class FaucetClient:
         self._locks: dict[int, threading.Lock] = {}
         self._closings = 0
         self._end: weakref.finalize[[], FaucetClient] | None = None
-        self._session: Session | None = self._connect()
+        self._session: Session | None = None
+        self._session = self._connect()
 
     @property
     def address(self) -> str:
@@ -147,7 +148,7 @@ class FaucetClient:
             return self._session
 
     def _connect(self) -> Session:
-        session = Session.connect(self._address)
+        session = Session.connect(self._address, self._session)
         # A client that is dropped unclosed must not stay connected for its process's whole life.
         if self._end is not None:
             self._end.detach()
@@ -310,7 +311,7 @@ class Dataset:
             world_size,
             remainder,
         )
-        return EpochIterator(self.read(wish, state=state), partial(self.read, wish, None))
+        return EpochIterator(self.read(wish, state=state), partial(self.check_all, wish, None))
 
     def batches(
         self,
@@ -348,10 +349,23 @@ class Dataset:
         self, wish: Wish, share: Share | None = None, state: State | None = None
     ) -> BatchIterator:
         """What `batches` returns, for a DataLoader worker's share perhaps."""
-        return BatchIterator(self.read(wish, share, state), partial(self.read, wish, share))
+        return BatchIterator(self.read(wish, share, state), partial(self.check_all, wish, share))
 
     def read(self, wish: Wish, share: Share | None = None, state: State | None = None) -> Reader:
         """What `epochs` and `batches` stand on: a reader of the rows that are wished for.
+
+        Raises:
+            FaucetError: see `epochs`.
+        """
+        return self.check_all(wish, share, state)()
+
+    def check_all(
+        self, wish: Wish, share: Share | None = None, state: State | None = None
+    ) -> Callable[[], Reader]:
+        """Checks all that can be known before the daemon is asked for a reader.
+
+        Returns:
+            What asks it, and begins to read.
 
         Raises:
             FaucetError: see `epochs`.
@@ -390,7 +404,7 @@ class Dataset:
         reading = Reading(request, wish.batch_size, wish.drop_last, begin, share.clone)
         reconnect = partial(self._reconnect, self._client.closings)
         patience = Patience(reconnect, self._client.patience_s)
-        return Reader(self._client, self._session_again(), reading, patience)
+        return partial(Reader, self._client, self._session_again(), reading, patience)
 
     def beginning(
         self, wish: Wish, share: Share, state: State | None
@@ -421,6 +435,12 @@ class Dataset:
             raise StateError("no state was given: load what state_dict() has returned")
         states = [ReaderState.from_dict(each) for each in given]
         begin, other_ranks = resumed(states, fresh)
+        known, told = self.info.chunks, max(each.chunks for each in states)
+        if known and told > known:
+            raise StateError(
+                f"the state is damaged: it tells of {told:,} chunks, and dataset {self.info.key} "
+                f"has {known:,}: load another checkpoint"
+            )
         return begin, states if other_ranks else ()
 
     def _session_again(self) -> Session:

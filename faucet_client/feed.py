@@ -25,6 +25,7 @@ from faucet_client.errors import (
     InternalError,
     IteratorError,
 )
+from faucet_client.holdings import Mapped
 from faucet_client.mapping import Columns, map_segment
 from faucet_client.session import Session
 from faucet_client.state import Ranges
@@ -91,11 +92,15 @@ class Ledger:
 class Stream:
     """A reader's conduits to one daemon after another, seen as one that either side may end."""
 
-    def __init__(self) -> None:
+    def __init__(self, grants: int) -> None:
+        """Begins without a conduit; `grants` are those that its first one is asked for at once."""
         self.conduit: Conduit | None = None
         self.least_epoch = 0
         self._pid = os.getpid()
         self._open = True
+        self.credits_given = grants  # ever, to whichever daemon
+        self._told = Told(0, 0.0, 0.0)
+        self._replacing = threading.Lock()  # or a credit would be given to both, or to none
 
     @property
     def open(self) -> bool:
@@ -104,8 +109,11 @@ class Stream:
 
     def credit(self, told: Told) -> None:
         """Takes one grant more, and tells how far the reader is."""
-        if self._open and self.conduit is not None:
-            self.conduit.credit(1, told)
+        with self._replacing:
+            self.credits_given += 1
+            self._told = told
+            if self._open and self.conduit is not None:
+                self.conduit.credit(1, told)
 
     def advance(self, epoch: int, told: Told) -> None:
         """Tells how far the reader is, and gives up what has not come yet of earlier epochs."""
@@ -124,9 +132,18 @@ class Stream:
             if self.conduit is not None:
                 self.conduit.finish()
 
-    def begin(self, conduit: Conduit, first_epoch: int) -> None:
-        """Goes on by another conduit, of a reader that begins with `first_epoch`."""
-        self.conduit = conduit
+    def begin(self, conduit: Conduit, first_epoch: int, credits_given: int) -> None:
+        """Goes on by another conduit.
+
+        Args:
+            conduit: It.
+            first_epoch: With which its reader begins.
+            credits_given: As it was when its reader was asked for.
+        """
+        with self._replacing:
+            self.conduit = conduit
+            if more := self.credits_given - credits_given:
+                conduit.credit(more, self._told)
         # Whatever was said on the old one meanwhile, nobody has heard.
         if self.least_epoch > first_epoch:
             conduit.advance(self.least_epoch)
@@ -187,7 +204,7 @@ class Feed:
         self._runs = 0
         self._lost_at: float | None = None  # since when no daemon has said anything
         self._started: queue.SimpleQueue[Started | FaucetError] = queue.SimpleQueue()
-        self.stream = Stream()
+        self.stream = Stream(request.credits)
         threading.Thread(target=self._pull, name="faucet-feed", daemon=True).start()
 
     def wait_started(self) -> Started:
@@ -226,14 +243,16 @@ class Feed:
     def _pull_from_this_daemon(self, request: ReaderRequest) -> FaucetError:
         """Why nothing more comes of it."""
         session = self._session
+        credits_given = self.stream.credits_given
         try:
-            started, conduit = session.read(request)
+            wanted = credits_given - self._runs
+            started, conduit = session.read(replace(request, credits=wanted))
         except FaucetError as error:
             return error
         self._lost_at = None
         self._before = started.before
         self.lease_limit_bytes = started.lease_limit_bytes
-        self.stream.begin(conduit, request.first_epoch)
+        self.stream.begin(conduit, request.first_epoch, credits_given)
         self._started.put(started)
         try:
             for grant, fd in conduit:
@@ -301,14 +320,15 @@ class Feed:
         )
 
     def _map(self, session: Session, grant: Grant, fd: int) -> None:
-        session.adopt(grant.lease)
         mapped = False
         try:
-            if not is_sealed(fd) or page_rounded(os.fstat(fd).st_size) != grant.layout.nbytes:
+            memory = os.fstat(fd)
+            if not is_sealed(fd) or page_rounded(memory.st_size) != grant.layout.nbytes:
                 raise InternalError(f"the daemon sent another memory than that of grant {grant}")
             self._runs += 1
             note = partial(self.ledger.dead.append, self._runs)
             columns = map_segment(fd, grant.layout, partial(session.bury, grant.lease, note))
+            session.adopt(grant.lease, Mapped(memory.st_ino, grant.layout.nbytes))
             mapped = True
         except OSError as error:
             raise DaemonError(
@@ -318,7 +338,7 @@ class Feed:
         finally:
             os.close(fd)
             if not mapped:
-                session.disown(grant.lease)
+                session.release(grant.lease)
         if grant.note:
             warn_once(self._request.dataset_key, grant.note)
         self.bytes_mapped += grant.layout.nbytes

@@ -23,6 +23,7 @@ from typing import Self
 from faucet_client import _memory
 from faucet_client.address import Address
 from faucet_client.errors import DaemonLost, IteratorError
+from faucet_client.holdings import Holdings, Mapped
 from faucet_client.profile import Profile
 from faucet_client.status import Status
 from faucet_client.wire.channel import Channel
@@ -54,28 +55,37 @@ os.register_at_fork(after_in_child=_in_child)
 class Session:
     """A live connection to a daemon. A context manager that closes it."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, before: Session | None = None) -> None:
         self.address = address
         self.pid = os.getpid()
         self.handoff = Handoff(address)
         self.channel = Channel(address, self.handoff.session_id, self.handoff.secret)
         keep_in_children(self)
         self._conduits: weakref.WeakSet[Conduit] = weakref.WeakSet()
-        self._mapped: set[int] = set()  # leases; set operations need no lock
         self._closed = False
-        self._unheard: queue.SimpleQueue[int | None] = queue.SimpleQueue()  # leases; None: the end
+        # What the session's thread is to do: leases to end, orphaned memory to tell of the end of;
+        # None: to look whether the session is over.
+        self._to_do: queue.SimpleQueue[int | Mapped | None] = queue.SimpleQueue()
+        same = before is not None and not before.stale
+        self.holdings: Holdings = before.holdings if before is not None and same else Holdings()
+        self.holdings.move_to(self)
         threading.Thread(target=self._finish, name="faucet-session", daemon=True).start()
 
     @classmethod
-    def connect(cls, address: Address) -> Self:
+    def connect(cls, address: Address, before: Session | None = None) -> Self:
         """Connects to the daemon at `address`.
+
+        Args:
+            address: Where it listens.
+            before: The session whose daemon is gone. What this process still maps of its memory,
+                and of that of sessions before it, the new daemon is told.
 
         Raises:
             DaemonUnreachable: nobody listens there; the message says how to start a daemon.
             VersionMismatch: the daemon is of another version.
             AccessDenied: this user may not use it.
         """
-        return cls(address)
+        return cls(address, before)
 
     @property
     def stale(self) -> bool:
@@ -112,9 +122,17 @@ class Session:
             conduit.cancel(_client_closed())
         return started, conduit
 
-    def adopt(self, lease: int) -> None:
-        """A mapping will be buried here, sooner or later, and its lease with it."""
-        self._mapped.add(lease)
+    def adopt(self, lease: int, mapped: Mapped) -> None:
+        """One more mapping will be buried here, sooner or later."""
+        self.holdings.add(self, lease, mapped)
+
+    def orphaned(self, held: dict[int, int], released: tuple[int, ...]) -> None:
+        """Tells the daemon what is mapped of the memory of daemons before it; see Handoff."""
+        self.handoff.orphaned(held, released)
+
+    def wake(self) -> None:
+        """Has the session's thread look whether anything is left to wait for."""
+        self._to_do.put(None)
 
     def bury(self, lease: int, note: Callable[[], None], address: int, nbytes: int) -> None:
         """Takes over memory whose last user is gone. Callable from a finalizer.
@@ -130,14 +148,13 @@ class Session:
             return  # a fork's copy goes with the fork
         note()
         _memory.unmap(address, nbytes)
-        self.disown(lease)
-
-    def disown(self, lease: int) -> None:
-        """Ends a lease that was adopted. Callable from a finalizer."""
-        self.release(lease)
-        self._mapped.discard(lease)
-        if self._closed and not self._mapped:
-            self._unheard.put(None)
+        mapped, of_now = self.holdings.take_off(self, lease)
+        if of_now or mapped is None:
+            self.release(lease)
+        else:  # its daemon is gone, and the next one was told of it
+            self._to_do.put(mapped)
+        if self._closed:
+            self.wake()
 
     def release(self, lease: int) -> None:
         """Ends a lease on memory that is not mapped. Callable from a finalizer."""
@@ -147,7 +164,7 @@ class Session:
             _log.debug("a lease ended with its daemon: %s", error)
         else:
             if not heard:
-                self._unheard.put(lease)
+                self._to_do.put(lease)
 
     def close(self, *, abandoned: bool = False) -> None:
         """Ends the session's calls. Tensors over its memory stay valid, leased till they die.
@@ -159,18 +176,23 @@ class Session:
             return
         self.channel.close(abandoned=abandoned)
         self._closed = True
-        lost = DaemonLost(f"the daemon at {self.address} went away") if abandoned else None
         for conduit in list(self._conduits):
-            conduit.cancel(lost or _client_closed())
-        self._unheard.put(None)
+            conduit.cancel(
+                DaemonLost(f"the daemon at {self.address} went away")
+                if abandoned
+                else _client_closed()
+            )
+        self.wake()
 
     def _finish(self) -> None:
         """The session's thread: until it is closed and nothing is mapped any more."""
-        while not (self._closed and not self._mapped and self._unheard.empty()):
-            lease = self._unheard.get()
-            if lease is not None:
-                with contextlib.suppress(DaemonLost):  # then the lease has ended with the daemon
-                    self.handoff.release(lease, wait=True)
+        while not (self._closed and self._to_do.empty() and self.holdings.over(self)):
+            match self._to_do.get():
+                case Mapped() as mapped:
+                    self.holdings.ended(mapped)
+                case int() as lease:
+                    with contextlib.suppress(DaemonLost):  # then the lease has ended with it
+                        self.handoff.release(lease, wait=True)
         self.handoff.goodbye()
 
     def __enter__(self) -> Self:

@@ -88,6 +88,11 @@ class ReaderState:
     partly: Mapping[int, Partly] = field(default_factory=dict)
     before: Mapping[int, Ranges] = field(default_factory=dict)
 
+    @property
+    def chunks(self) -> int:
+        """The least number of chunks of a dataset of which this can be the state."""
+        return max((*self.had, *self.partly, *self.before), default=-1) + 1
+
     def to_dict(self) -> dict[str, Any]:
         """The state as plain data."""
         known = {each.name: getattr(self, each.name) for each in fields(self)}
@@ -131,6 +136,8 @@ class ReaderState:
                 for each in fields(cls)
                 if each.type in ("int", "str")
             }
+            _check_below("rank", "world_size", plain)
+            _check_below("part", "parts", plain)
             partly = {
                 _checked("partly", chunk, "int"): Partly(
                     _checked("partly", rows, "int"),
@@ -240,6 +247,11 @@ def _checked(name: str, value: Any, kind: str) -> Any:
     if not fits:
         raise ValueError(f"{name}={value!r}")
     return value
+
+
+def _check_below(name: str, number: str, plain: Mapping[str, Any]) -> None:
+    if plain[name] >= plain[number]:
+        raise ValueError(f"{name}={plain[name]} of {number}={plain[number]}")
 
 
 def _packed(ranges: Mapping[int, Ranges]) -> bytes:

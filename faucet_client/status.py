@@ -18,12 +18,15 @@ class MemoryStatus:
         used_bytes: Segments that exist, leased or not, and those being made.
         leased_bytes: Segments that some trainer holds.
         peak_bytes: The most that was ever used.
+        orphaned_bytes: Segments of daemons before this one that trainers still map. They count
+            against the budget, beside what is used.
     """
 
     budget_bytes: int
     used_bytes: int
     leased_bytes: int
     peak_bytes: int
+    orphaned_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import os
 import resource
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -49,6 +49,7 @@ from faucetd.errors import (
 )
 from faucetd.journal import PlanJournal
 from faucetd.openings import Openings, WorkerTasks
+from faucetd.orphans import Orphans
 from faucetd.progress import with_lag
 from faucetd.publish.spill import Leftover, SpillFolder
 from faucetd.schedule import events, instructions
@@ -158,6 +159,7 @@ class Conductor:
         )
         self._scheduler = Scheduler(settings.memory_budget, _most_segments(), spill_budget)
         self._spilling = Spilling(spill, self.happened)
+        self._orphans = Orphans(settings.memory_budget, self.happened, self._scheduler.starved)
         self._pool: WorkerPool | None = None
         self._forget_session: Callable[[Session], None] = lambda _session: None
         self._broken: Callable[[Exception], None] = lambda _error: None
@@ -653,6 +655,13 @@ class Conductor:
 
     # Sessions (Backend).
 
+    def orphaned(
+        self, session: Session, held: Mapping[int, int], released: Collection[int]
+    ) -> None:
+        """See serve.backend.Backend."""
+        self._orphans.change(session, held, released)
+        self._end_if_over(session)
+
     def session_quiet(self, session: Session) -> None:
         """See serve.backend.Backend."""
         self._end_if_over(session)
@@ -662,12 +671,13 @@ class Conductor:
         for reader in [r for r in self._readers.values() if r.session is session]:
             self.reader_left(reader)
         self._release(n for n, lease in list(self._leases.items()) if lease.session is session)
+        self._orphans.forget(session)
 
     def _end_if_over(self, session: Session) -> None:
         if session.ended or not session.said_goodbye:
             return
         uses = any(reader.session is session for reader in self._readers.values())
-        if not uses:
+        if not uses and not self._orphans.holds(session):
             self._forget_session(session)
 
     # Status (Backend).
@@ -680,7 +690,11 @@ class Conductor:
             pid=os.getpid(),
             uptime_s=time.monotonic() - self._started_at,
             memory=MemoryStatus(
-                memory.budget_bytes, memory.used_bytes, memory.leased_bytes, memory.peak_bytes
+                memory.budget_bytes,
+                memory.used_bytes,
+                memory.leased_bytes,
+                memory.peak_bytes,
+                memory.orphaned_bytes,
             ),
             workers=tuple(WorkerStatus(pid, state) for pid, state in self._workers().states()),
             datasets=tuple(self._dataset_status(key) for key in self._datasets),
@@ -738,6 +752,7 @@ class Conductor:
     def close(self) -> None:
         """Closes every segment; what trainers have mapped stays theirs."""
         self._spilling.close()
+        self._orphans.close()
         for fd, _ in self._segments.values():
             os.close(fd)
         self._segments.clear()

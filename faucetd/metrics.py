@@ -48,6 +48,7 @@ def _memory(memory: MemoryStatus) -> Iterator[Metric]:
         ("budget", "What prepared chunks may take in shared memory."),
         ("used", "Segments that exist, leased or not, and those being made."),
         ("leased", "Segments that some trainer holds."),
+        ("orphaned", "Segments of daemons before this one that trainers still map."),
         ("peak", "The most that was ever used."),
     ):
         yield _gauge(f"faucet_memory_{name}_bytes", text, getattr(memory, f"{name}_bytes"))

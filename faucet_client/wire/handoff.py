@@ -11,6 +11,7 @@ import contextlib
 import os
 import socket
 import struct
+from collections.abc import Iterable, Mapping
 
 from faucet_protos.v1 import handoff_pb2
 from google.protobuf.message import DecodeError
@@ -27,6 +28,7 @@ from faucet_client.errors import (
 CONNECT_TIMEOUT_S = 5
 SEND_TIMEOUT_S = 30
 MAX_PACKET_NBYTES = 64 * 1024
+MAPPED_A_PACKET = 2_000  # of up to 24 bytes each
 
 _SO_PEERPIDFD = 77  # asm-generic/socket.h, Linux 6.5
 _MAX_DESCRIPTORS = 4
@@ -82,6 +84,28 @@ class Handoff:
                 raise self._lost(error) from None
             return False
         return True
+
+    def orphaned(self, held: Mapping[int, int], released: Iterable[int]) -> None:
+        """Tells what this process still maps of the memory of daemons before this one.
+
+        Args:
+            held: What there is beside what was told before: inodes, and their bytes.
+            released: Inodes that are not mapped any more.
+
+        Raises:
+            DaemonLost: the daemon went away.
+        """
+        mapped = [handoff_pb2.Mapped(inode=inode, nbytes=size) for inode, size in held.items()]
+        messages = [
+            handoff_pb2.OrphanedMemory(held=mapped[first : first + MAPPED_A_PACKET])
+            for first in range(0, len(mapped), MAPPED_A_PACKET)
+        ]
+        messages.append(handoff_pb2.OrphanedMemory(released=released))
+        try:
+            for message in messages:
+                self._send(handoff_pb2.HandoffRequest(orphaned=message), 0)
+        except BlockingIOError as error:
+            raise self._lost(error) from None
 
     def alive(self) -> bool:
         """Whether the daemon holds its end of the connection."""

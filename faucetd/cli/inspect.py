@@ -175,6 +175,8 @@ def status_lines(status: Status) -> Iterator[str]:
         f"trainers hold {format_size(memory.leased_bytes)}; "
         f"at most so far {format_size(memory.peak_bytes)}"
     )
+    if memory.orphaned_bytes:
+        yield f"         trainers hold {format_size(memory.orphaned_bytes)} of an earlier daemon's"
     if status.spill_budget_bytes:
         yield (
             f"disk     {format_size(status.spill_used_bytes)} of "

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from faucet_client.spec import Split
+from faucetd.schedule.earlier import Earlier
 from faucetd.schedule.instructions import SegmentId
-from faucetd.schedule.shares import Earlier, Ranges, Shape
+from faucetd.schedule.shares import Ranges, Shape
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,22 @@ class RestoreFailed:
 
 
 @dataclass(frozen=True)
+class OrphanedMemory:
+    """Trainers map so many bytes, from now on, of the memory of daemons before this one."""
+
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class ReaderStarved:
+    """Orphaned memory has kept the reader from its next chunk for too long."""
+
+    reader: int
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
 class ReaderJoined:
     """A reader wants `epochs` epochs of a split, from `first_epoch` on.
 
@@ -248,6 +265,8 @@ Event = (
     | SpillFailed
     | SegmentRestored
     | RestoreFailed
+    | OrphanedMemory
+    | ReaderStarved
     | ReaderJoined
     | CreditsGiven
     | EpochAdvanced

@@ -33,6 +33,7 @@ class Promises:
         self._budget_bytes = budget_bytes
         self._datasets = datasets
         self._readers = readers
+        self.orphaned_bytes = 0
 
     def make(self, dataset: Dataset, split: Split) -> int:
         """The bytes of leases that a new reader of the split can be promised.
@@ -48,7 +49,8 @@ class Promises:
         load = max(segment, self._largest_load_bytes())
         free = self._budget_bytes - promised - load
         counted = min(mine, whole)
-        if whole - counted <= free // 2:
+        ample = free - self.orphaned_bytes  # it may be gone soon, so it keeps nobody out
+        if whole - counted <= ample // 2:
             return UNLIMITED_BYTES
         floor = FLOOR_SEGMENTS * segment
         if min(mine + floor, whole) - counted > free:
@@ -60,7 +62,7 @@ class Promises:
                 f"{floor:,}. Raise memory_budget by {floor - free:,} bytes or more, open the "
                 "dataset with a smaller chunk_rows, or end other readers"
             )
-        return min(max(free // 4, floor), COMFORT_SEGMENTS * segment)
+        return min(max(ample // 4, floor), COMFORT_SEGMENTS * segment)
 
     def broken(self) -> BudgetError | None:
         """Why the promises cannot all be kept: segments have proved larger than planned."""

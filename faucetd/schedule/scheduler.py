@@ -15,6 +15,9 @@ Invariants, after every event:
 5. Hence progress is always possible: whatever readers do with what they hold, there is room to
    load a chunk by evicting what nobody leases, and a reader that holds less than its promise is
    granted the next segment as soon as it is resident.
+   But for memory that trainers still map of daemons before this one: it is orphaned, counts against
+   the budget as well, and is nobody's promise. Loads wait for what it takes, and who waits too long
+   for it is failed by name: how long that is, the clock of another decides (orphans.py).
 6. Spill files, written and being written, never exceed the spill budget. A segment is not evicted
    while its file is written; that ends, so 5 holds.
 7. What is on disk is never read from the source again, unless its file turns out not to be what was
@@ -53,8 +56,10 @@ from faucetd.schedule.events import (
     ExtraBytesWanted,
     Found,
     LeasesReleased,
+    OrphanedMemory,
     ReaderJoined,
     ReaderLeft,
+    ReaderStarved,
     RestoreFailed,
     SegmentRestored,
     SegmentSpilled,
@@ -183,6 +188,13 @@ class Scheduler:
                 self._stirred.update(self._store.restored(event.restore))
             case RestoreFailed():
                 self._store.restore_failed(event.restore)
+            case OrphanedMemory():
+                self._promises.orphaned_bytes = event.nbytes
+                self._store.take_up_orphaned(event.nbytes)
+            case ReaderStarved():
+                starved = self._reader(event.reader)
+                self._out.append(FailReader(starved.id, event.code, event.message))
+                self._leave(starved)
             case ReaderJoined():
                 self._join(event)
             case CreditsGiven():
@@ -286,6 +298,15 @@ class Scheduler:
         known = self._datasets.get(dataset)
         loads = [*self._loads.values()] if known is not None and known.found_by_reading else []
         return any(load.dataset == dataset for load in loads)
+
+    def starved(self) -> list[int]:
+        """Readers that orphaned memory keeps from their next chunk, and nothing else.
+
+        By invariant 5 there would be room for it without.
+        """
+        if not self._store.orphaned_bytes or self._loads or self._store.is_moving:
+            return []
+        return [reader.id for reader in self._unserved()] if self._idle else []
 
     # Datasets.
 

@@ -13,13 +13,14 @@ Invariants:
 
 from __future__ import annotations
 
-from bisect import bisect_left
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import Literal
 
-from faucetd.schedule.parts import Part, RowRange
+import numpy as np
+
+from faucetd.schedule.parts import N, Numbers, Part, RowRange, within
 
 Remainder = Literal["drop", "pad"]
 
@@ -51,51 +52,40 @@ class Shape:
         """How many of `total` rows are the reader's."""
         return self.part.rows_before(self._rank_rows(total))
 
-    def range_at(self, start: int, rows: int, total: int) -> RowRange:
-        """The reader's rows of a chunk that has the positions [start, start + rows) of `total`."""
-        mine, before = self._rank_range(start, rows, total)
-        of_worker = self.part.range_at(before, mine.rows)
-        return RowRange(mine.first + of_worker.first, of_worker.rows)
+    def range_at(self, start: N, rows: N, total: int) -> tuple[N, N]:
+        """The reader's rows of a chunk that has the positions [start, start + rows) of `total`.
+
+        Returns:
+            The first, counted within the chunk, and how many.
+        """
+        first, mine, before = self._rank_range(start, rows, total)
+        skipped, of_worker = self.part.range_at(before, mine)
+        return first + skipped, of_worker
 
     def _rank_rows(self, total: int) -> int:
         least, rest = divmod(total, self.world_size)
         return least + (self.remainder == "pad" and rest > 0)
 
-    def _rank_range(self, start: int, rows: int, total: int) -> tuple[RowRange, int]:
+    def _rank_range(self, start: N, rows: N, total: int) -> tuple[N, N, N]:
         """The rank's rows of a chunk, and how many it has of those before."""
         if self.world_size == 1:
-            return RowRange(0, rows), start
+            return start * 0, rows, start
         by_rank = Part(self.rank, self.world_size)
         least, rest = divmod(total, self.world_size)
         if self.remainder == "drop":
             end = least * self.world_size
-            start, stop = min(start, end), min(start + rows, end)
-            return by_rank.range_at(start, stop - start), by_rank.rows_before(start)
-        mine, before = by_rank.range_at(start, rows), by_rank.rows_before(start)
+            begin, stop = within(0, start, end), within(0, start + rows, end)
+            first, mine = by_rank.range_at(begin, stop - begin)
+            return first, mine, by_rank.rows_before(begin)
+        first, mine = by_rank.range_at(start, rows)
+        before = by_rank.rows_before(start)
         if self.rank < rest or not rest:
-            return mine, before
+            return first, mine, before
         # It lacks a row, and gets a neighbour's, of the chunk that has the first one of all: that
         # is rank 0's, which lacks none, so there is one.
-        if start > 0 or rows == 0:
-            return mine, before + (start > 0)
-        if mine.first + mine.rows < rows:
-            return RowRange(mine.first, mine.rows + 1), before
-        return RowRange(mine.first - 1, mine.rows + 1), before
-
-
-@dataclass(frozen=True)
-class Earlier:
-    """What one reader of a job had in an epoch, when the job had another number of ranks.
-
-    Attributes:
-        shape: Who it was.
-        had: Chunks whose rows it had, all that were its own.
-        partly: Rows that it had of other chunks.
-    """
-
-    shape: Shape
-    had: frozenset[int]
-    partly: Mapping[int, Ranges]
+        lends = (start == 0) & (rows > 0)
+        first = first - (lends & (first + mine >= rows))
+        return first, mine + lends, before + (start > 0)
 
 
 class Share:
@@ -113,21 +103,54 @@ class Share:
         self.shape = shape
         self.before = before
         in_order = sorted((starts[chunk], rows_in(ranges)) for chunk, ranges in before.items())
-        self._starts = [start for start, _ in in_order]
-        self._gone = list(accumulate((rows for _, rows in in_order), initial=0))
+        self._starts = np.array([start for start, _ in in_order], np.int64)
+        self._gone = np.cumsum([0, *(rows for _, rows in in_order)], dtype=np.int64)
+        self._gone_in = dict(zip(before, map(rows_in, before.values()), strict=True))
+
+    def of_another(self, shape: Shape) -> Share:
+        """What `shape` gets after the same was had."""
+        share = copy.copy(self)
+        share.shape = shape
+        return share
 
     def rows(self, total: int) -> int:
         """How many rows of an epoch of `total` are the reader's."""
-        return self.shape.rows(total - self._gone[-1])
+        return self.shape.rows(total - int(self._gone[-1]))
 
     def of_chunk(self, chunk: int, start: int, rows: int, total: int) -> Ranges:
         """The reader's rows of a chunk that has the positions [start, start + rows) of `total`."""
-        before = self.before.get(chunk, ())
-        start -= self._gone[bisect_left(self._starts, start)]
-        mine = self.shape.range_at(start, rows - rows_in(before), total - self._gone[-1])
-        if not before:
-            return (mine,) if mine.rows else ()
-        return _among(_others(before, rows), mine)
+        one = np.array([[chunk], [start], [rows]], np.int64)
+        return self.of_chunks(one[0], one[1], one[2], total)[0]
+
+    def of_chunks(
+        self, chunks: Numbers, starts: Numbers, rows: Numbers, total: int
+    ) -> list[Ranges]:
+        """The same of many: int64 [chunks] each."""
+        firsts, counts = self.places(chunks, starts, rows, total)
+        many = zip(*(each.tolist() for each in (chunks, rows, firsts, counts)), strict=True)
+        return [
+            self.at(chunk, of_chunk, RowRange(first, count)) if count else ()
+            for chunk, of_chunk, first, count in many
+        ]
+
+    def places(
+        self, chunks: Numbers, starts: Numbers, rows: Numbers, total: int
+    ) -> tuple[Numbers, Numbers]:
+        """Which of the rows that are left of each chunk are the reader's: int64 [chunks] each.
+
+        Returns:
+            The place of the first among those that were not had before, and how many.
+        """
+        if self.before:
+            starts = starts - self._gone[np.searchsorted(self._starts, starts)]
+            gone = [self._gone_in.get(chunk, 0) for chunk in chunks.tolist()]
+            rows = rows - np.array(gone, np.int64)
+        return self.shape.range_at(starts, rows, total - int(self._gone[-1]))
+
+    def at(self, chunk: int, rows: int, places: RowRange) -> Ranges:
+        """The rows at some places of a chunk, of `rows`."""
+        before = self.before.get(chunk)
+        return _among(_others(before, rows), places) if before else (places,)
 
 
 def rows_in(ranges: Ranges) -> int:

@@ -7,11 +7,14 @@ from collections.abc import Collection, Container, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
+
 from faucet_client.spec import SPLITS, Split
+from faucetd.schedule.earlier import Earlier, chunks_told_of, had_before
 from faucetd.schedule.events import ChunkInfo, ReaderJoined, Totals
 from faucetd.schedule.instructions import SegmentId
 from faucetd.schedule.orders import EvictionOrder, LoadOrder, Pool
-from faucetd.schedule.shares import Earlier, Ranges, Share, rows_in, union
+from faucetd.schedule.shares import Ranges, Share, rows_in, union
 
 FLOOR_SEGMENTS = 3
 """Segments that each reader may always lease: the one that its last batch still pins, the one that
@@ -106,9 +109,7 @@ class Reader:
         """Decides which rows of each chunk are the reader's from now on."""
         self._dealt = share
         self._has_rows = share.rows(dataset.total_rows(self.split)) > 0
-        self.ranges = [
-            dataset.range_of(chunk, self.split, share) for chunk in range(len(dataset.chunks))
-        ]
+        self.ranges = dataset.ranges_of(self.split, share)
         # Where nothing is the reader's in all, no open chunk has anything for it either.
         self.chunks = [
             chunk for chunk, rows in enumerate(self.ranges) if self._has_rows and rows != ()
@@ -313,14 +314,25 @@ class Dataset:
         rows = self.chunks[chunk].rows.get(split, 0)
         return share.of_chunk(chunk, self.starts[split][chunk], rows, self.total_rows(split))
 
+    def ranges_of(self, split: Split, share: Share) -> list[Ranges | None]:
+        """A reader's rows of all chunks; None of those that are open."""
+        rows = np.array(self._rows_of(split), np.int64)
+        starts = np.array(self.starts[split], np.int64)
+        found: list[Ranges | None] = []
+        found += share.of_chunks(np.arange(len(rows)), starts, rows, self.total_rows(split))
+        for chunk in self.open:
+            found[chunk] = None
+        return found
+
     def why_not(self, wish: ReaderJoined) -> str:
         """Why what a reader says it had cannot be true; empty if it can."""
-        earlier = [each for reader in wish.earlier for each in (reader.had, reader.partly)]
-        for chunk in (
-            number for numbers in (wish.had, wish.before, *earlier) for number in numbers
-        ):
-            if chunk >= len(self.chunks) or chunk in self.open:
-                return f"it had chunk {chunk}, which nobody has found yet"
+        told_of = [np.array([*wish.had, *wish.before], np.int64), *chunks_told_of(wish.earlier)]
+        there = np.ones(len(self.chunks), np.bool_)
+        there[list(self.open)] = False
+        for chunks in told_of:
+            unknown = chunks[~there[np.minimum(chunks, len(there) - 1)] | (chunks >= len(there))]
+            if len(unknown):
+                return f"it had chunk {unknown[0]}, which nobody has found yet"
         for partly in (wish.before, *(reader.partly for reader in wish.earlier)):
             for chunk, ranges in partly.items():
                 rows = self.chunks[chunk].rows.get(wish.split, 0)
@@ -332,17 +344,11 @@ class Dataset:
         self, split: Split, before: Mapping[int, Ranges], earlier: Sequence[Earlier]
     ) -> dict[int, Ranges]:
         """By chunk, the rows in `before`, and those that earlier readers had."""
-        found = {chunk: [ranges] for chunk, ranges in before.items()}
-        for reader in earlier:
-            share = Share(reader.shape, before, self.starts[split])
-            for chunk in reader.had:
-                ranges = self.range_of(chunk, split, share)
-                assert ranges is not None, "what was had was found"
-                found.setdefault(chunk, []).append(ranges)
-            for chunk, ranges in reader.partly.items():
-                found.setdefault(chunk, []).append(ranges)
-        together = {chunk: union(*several) for chunk, several in found.items()}
-        return {chunk: ranges for chunk, ranges in together.items() if ranges}
+        rows = self._rows_of(split)
+        return had_before(before, earlier, self.starts[split], rows, self.total_rows(split))
+
+    def _rows_of(self, split: Split) -> list[int]:
+        return [info.rows.get(split, 0) for info in self.chunks]
 
     def segment_bytes(self, chunk: int, split: Split) -> int:
         """What the segment will need: the plan's word, or more where text has proved longer.

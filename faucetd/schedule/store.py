@@ -4,6 +4,8 @@ Invariants:
 
 - Resident segments and what is reserved (for loads, and for segments that are read back) never
   exceed the memory budget; spill files, whole and being written, never exceed theirs.
+- Nothing is reserved beyond what orphaned memory leaves of the budget. It comes unasked, so it may
+  exceed the budget together with what is leased by then.
 - A segment is evicted only if nobody leases it and its file is not just being written.
 - A segment is being read back only from a whole file, which stays meanwhile, unless its dataset is
   removed.
@@ -41,6 +43,7 @@ class MemoryView:
     used_bytes: int
     leased_bytes: int
     peak_bytes: int
+    orphaned_bytes: int
 
 
 class Store:
@@ -72,6 +75,7 @@ class Store:
         self._used_bytes = 0
         self._leased_bytes = 0
         self._peak_bytes = 0
+        self.orphaned_bytes = 0
         self._restores: dict[int, Restore] = {}
         self._next_restore = 1
         self.clock = 0
@@ -81,7 +85,11 @@ class Store:
     def memory(self) -> MemoryView:
         """The memory budget's use, now."""
         return MemoryView(
-            self._budget_bytes, self._used_bytes, self._leased_bytes, self._peak_bytes
+            self._budget_bytes,
+            self._used_bytes,
+            self._leased_bytes,
+            self._peak_bytes,
+            self.orphaned_bytes,
         )
 
     def resident_of(self, dataset: str) -> dict[SegmentId, int]:
@@ -95,7 +103,7 @@ class Store:
     @property
     def will_free(self) -> bool:
         """Whether memory will be given back by itself: of what is leased, or is being moved."""
-        return bool(self._leased_bytes or self._restores or self.disk.writing)
+        return bool(self._leased_bytes or self.orphaned_bytes or self.is_moving)
 
     def remove_dataset(self, key: str) -> None:
         """Neither tier has anything of the dataset any more."""
@@ -125,7 +133,7 @@ class Store:
             wanted_too: Whether segments that somebody wants in this epoch may go.
             evict: Whether any may.
         """
-        short = self._used_bytes + nbytes - self._budget_bytes
+        short = self._used_bytes + self.orphaned_bytes + nbytes - self._budget_bytes
         # A load makes two segments at most.
         coming = 2 * (loads + 1) + len(self._restores)
         too_many = len(self.resident) + coming - self._most_segments
@@ -148,6 +156,24 @@ class Store:
         for segment in chosen:
             self._evict(segment)
         return True
+
+    def take_up_orphaned(self, nbytes: int) -> None:
+        """So much memory of earlier daemons is mapped; what nobody leases makes room for it."""
+        self.orphaned_bytes = nbytes
+        short = self._used_bytes + nbytes - self._budget_bytes
+        chosen: list[Segment] = []
+        for segment, _ in policy.victims(self.resident, self._datasets, wanted_too=True):
+            if short <= 0:
+                break
+            chosen.append(segment)
+            short -= segment.nbytes
+        for segment in chosen:
+            self._evict(segment)
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether something is being read back, or written to disk."""
+        return bool(self._restores or self.disk.writing)
 
     def publish(self, segment: SegmentId, nbytes: int) -> list[int]:
         """The segment stands in memory from now on; the readers that may be granted it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -11,7 +11,8 @@ from faucet_client.layout import SegmentLayout
 from faucet_client.spec import DatasetSpec, Split
 from faucet_client.status import Status
 from faucetd.errors import FaucetError
-from faucetd.schedule.shares import Earlier, Ranges, Shape
+from faucetd.schedule.earlier import Earlier
+from faucetd.schedule.shares import Ranges, Shape
 from faucetd.serve.sessions import Session
 
 
@@ -169,6 +170,21 @@ class Backend(Protocol):
         ...
 
     def release(self, session: Session, leases: tuple[int, ...]) -> None: ...
+
+    def orphaned(
+        self, session: Session, held: Mapping[int, int], released: Collection[int]
+    ) -> None:
+        """The process maps memory of daemons before this one, and does not map some any more.
+
+        Args:
+            session: Of the process.
+            held: What there is beside what it told before: inodes, and their bytes.
+            released: Inodes.
+
+        Raises:
+            AccessDenied: no process maps so much.
+        """
+        ...
 
     def session_quiet(self, session: Session) -> None:
         """The process has said goodbye or closed its connection, but lives."""

@@ -164,6 +164,9 @@ class HandoffServer:
             self._greet(connection, request.hello, fds)
         elif kind == "release":
             self._backend.release(session, tuple(request.release.leases))
+        elif kind == "orphaned":
+            held = {each.inode: each.nbytes for each in request.orphaned.held}
+            self._backend.orphaned(session, held, tuple(request.orphaned.released))
         elif kind == "goodbye":
             self._close(connection)
         else:

@@ -11,8 +11,9 @@ from faucet_protos.v1 import conduit_pb2, faucet_pb2
 from faucet_client.bits import numbers_of
 from faucet_client.spec import ORDERS, REMAINDERS, SHUFFLES, SPLITS, Split
 from faucetd.errors import SpecError
+from faucetd.schedule.earlier import Earlier
 from faucetd.schedule.parts import Part, RowRange
-from faucetd.schedule.shares import Earlier, Ranges, Remainder, Shape
+from faucetd.schedule.shares import Ranges, Remainder, Shape
 from faucetd.serve.backend import ReaderRequest, Told
 
 MAX_NAME = 256
@@ -20,6 +21,7 @@ MAX_CREDITS = 64
 MAX_EPOCHS = 1_000_000
 MAX_PARTS = 4_096
 MAX_RANKS = 65_536
+MAX_STRIPE = 2**48
 
 MAX_CHUNKS = 2**17
 """That a dataset may have, as far as what a reader has had is concerned."""
@@ -64,7 +66,7 @@ def reader_request_from(message: faucet_pb2.StartReader) -> ReaderRequest:
         had=numbers_of(message.had),
         before=_ranges_from(message.before),
         earlier=tuple(
-            Earlier(_shape_from(each), numbers_of(each.had), _ranges_from(each.partly))
+            Earlier(_shape_from(each), each.had, _ranges_from(each.partly))
             for each in message.earlier
         ),
     )
@@ -98,7 +100,7 @@ def _require(truth: bool, what: str) -> None:
 def _shape_from(message: faucet_pb2.StartReader | faucet_pb2.EarlierReader) -> Shape:
     _require(1 <= message.parts <= MAX_PARTS, f"parts must be 1 to {MAX_PARTS}")
     _require(message.part < message.parts, "part must be below parts")
-    _require(message.stripe_rows >= 1, "stripe_rows must be at least 1")
+    _require(1 <= message.stripe_rows <= MAX_STRIPE, f"stripe_rows must be 1 to {MAX_STRIPE}")
     _require(1 <= message.world_size <= MAX_RANKS, f"world_size must be 1 to {MAX_RANKS}")
     _require(message.rank < message.world_size, "rank must be below world_size")
     _require(message.remainder in REMAINDERS, f"remainder must be one of {REMAINDERS}")

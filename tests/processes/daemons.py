@@ -17,7 +17,9 @@ class WatchedDaemon(LocalDaemon):
         super().__init__(*args, **options)  # type: ignore[arg-type]  # LocalDaemon's own
         self.pids = [self.process.pid]
 
-    def restart(self) -> None:
+    def restart(self, **settings: str) -> None:
+        """Starts a daemon again, with other settings perhaps."""
+        self._environment |= {f"FAUCETD_{name.upper()}": each for name, each in settings.items()}
         super().restart()
         self.pids.append(self.process.pid)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from faucet_client import DaemonLost, IteratorError
+from faucet_client.status import Status
 from tests.processes.daemons import StartDaemon, WatchedDaemon
 from tests.processes.rows import assert_exact
 from tests.processes.tables import MakeTable
@@ -96,6 +98,38 @@ def test_a_reader_of_ranks_with_a_state_goes_on_after_a_restart(
             assert rest.stats().reconnections == 1
     ids = np.concatenate([batch.passthrough["id"] for batch in found])
     assert len(np.unique(ids)) == len(ids) == 20_011 - (20_011 - 3_300) % 2
+
+
+def test_a_reader_whose_trainer_waits_is_sent_no_more_after_restarts(
+    daemon: WatchedDaemon, make_table: MakeTable
+) -> None:
+    table = make_table(rows=60_000)
+    client = daemon.client(PATIENCE_S)
+    with client.open(table.spec()).batches(batch_size=500) as batches:
+        next(batches)
+        wait_for_all_that_is_sent(client.status)
+        nbytes = client.status().memory.leased_bytes
+        for restarts in range(1, 4):
+            daemon.kill()
+            daemon.restart()
+            eventually(lambda: batches.stats().reconnections == restarts, 30.0)  # noqa: B023
+            wait_for_all_that_is_sent(client.status)
+        assert batches.stats().bytes_mapped == nbytes
+        rest = np.concatenate([batch.passthrough["id"] for batch in batches])
+    assert len(np.unique(rest)) == len(rest) == table.rows - 500
+
+
+def wait_for_all_that_is_sent(status: Callable[[], Status]) -> None:
+    """Waits until there are more chunks than a reader takes that does not go on."""
+
+    def all_sent(now: Status) -> bool:
+        return bool(
+            now.readers
+            and all(worker.state == "idle" for worker in now.workers)
+            and now.datasets[0].chunks_resident > now.readers[0].rows_granted // 2_000
+        )
+
+    eventually(lambda: all_sent(status()), 30.0)
 
 
 def test_patience_has_an_end_and_says_so(daemon: WatchedDaemon, make_table: MakeTable) -> None:

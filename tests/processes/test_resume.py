@@ -185,7 +185,37 @@ def test_what_cannot_be_gone_on_from_is_refused_by_name(
     uneven = [state_of(0, 2), state_of(1, 2, batches=4)]
     refused(uneven, "not of the same moment: they differ in batch")
     beyond = mine | {"had": "////////////////"}
-    refused(beyond, "it had chunk [0-9]+, which nobody has found")
+    refused(beyond, "it tells of 96 chunks, and dataset [0-9a-f]+ has 11")
+
+
+def test_an_iterator_that_is_given_a_bad_state_goes_on_as_if_nothing_had_been_loaded(
+    daemon: WatchedDaemon, make_table: MakeTable
+) -> None:
+    dataset = daemon.client().open(make_table(rows=ROWS).spec())
+    batches = dataset.batches(batch_size=100)
+    found = [next(batches) for _ in range(7)]
+    mine = batches.state_dict()
+    bad_ones: list[Any] = [
+        {"weights": 1},
+        mine | {"had": "%"},
+        mine | {"had": "////////////////"},  # chunks that are not there
+        mine | {"seed": 1},
+        mine | {"epoch": 1},  # nothing would be left
+        [],
+    ]
+    for bad in bad_ones:
+        with pytest.raises(StateError):
+            batches.load_state_dict(bad)
+        assert batches.state_dict() == mine
+    epochs = dataset.epochs(count=2, batch_size=100)
+    for epoch in epochs:
+        whole = []
+        for batch in epoch:
+            with pytest.raises(StateError):
+                epochs.load_state_dict(mine | {"rank": 1})
+            whole.append(ids_of(batch))
+        assert_exact(np.concatenate(whole), ROWS)
+    assert_exact(joined([*found, *batches]), ROWS)
 
 
 def test_a_killed_trainer_goes_on_from_its_checkpoint_in_another_process(

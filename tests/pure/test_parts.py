@@ -22,7 +22,7 @@ def test_parts_are_disjoint_and_together_whole_in_every_chunk(
     start = 0
     for rows in chunk_rows:
         dealt = [Part(part, parts, stripe).range_at(start, rows) for part in range(parts)]
-        covered = [row for mine in dealt for row in range(mine.first, mine.first + mine.rows)]
+        covered = [row for first, mine in dealt for row in range(first, first + mine)]
         assert covered == list(range(rows))
         start += rows
 

@@ -26,8 +26,10 @@ from faucetd.schedule.events import (
     ExtraBytesWanted,
     Found,
     LeasesReleased,
+    OrphanedMemory,
     ReaderJoined,
     ReaderLeft,
+    ReaderStarved,
     RestoreFailed,
     SegmentRestored,
     SegmentSpilled,
@@ -182,6 +184,9 @@ class World:
                     self.admitted[instruction.reader] = instruction
                 case AbandonLoad():
                     del self.loads[instruction.worker]
+        if any(isinstance(instruction, Load | RestoreSegment) for instruction in out):
+            memory = self.scheduler.memory()
+            assert memory.used_bytes + memory.orphaned_bytes <= memory.budget_bytes
         return out
 
     def finish_load(self, worker: int) -> None:
@@ -266,6 +271,49 @@ def test_a_leased_segment_is_not_evicted_and_the_next_load_waits_for_a_release()
     assert world.evicted == [world.grants[0].segment]
     assert world.grants[0].segment in held
     assert len(world.grants) == 4
+
+
+def test_loads_wait_for_memory_that_is_orphaned_and_go_on_when_it_is_let_go_of() -> None:
+    world = World(5 * SIZE, chunks(9, evals=0))
+    world.send(OrphanedMemory(3 * SIZE))
+    world.join(1, credits=9)
+    assert world.admitted[1].lease_limit_bytes == 3 * SIZE  # it keeps nobody out
+    for _ in range(2):
+        world.finish_load(0)
+    assert not world.loads  # two are leased
+    assert world.scheduler.starved() == [1]
+    world.send(OrphanedMemory(2 * SIZE))
+    assert world.scheduler.starved() == []
+    world.finish_load(0)
+    assert len(world.grants) == 3
+    assert world.scheduler.starved() == []  # it holds its floor: it waits for itself
+    world.send(LeasesReleased((world.grants[0].lease,)))
+    assert world.loads
+
+
+def test_what_nobody_leases_makes_room_for_memory_that_is_orphaned() -> None:
+    world = World(9 * SIZE, chunks(9, evals=0))
+    world.join(1, credits=2)
+    while world.loads:
+        world.finish_load(0)
+    assert world.scheduler.memory().leased_bytes == 2 * SIZE
+    world.send(OrphanedMemory(8 * SIZE))
+    assert world.scheduler.memory().used_bytes == 2 * SIZE
+    assert world.scheduler.memory().orphaned_bytes == 8 * SIZE
+
+
+def test_who_was_starved_fails_by_name_and_others_go_on() -> None:
+    world = World(9 * SIZE, chunks(9, evals=0))
+    world.send(OrphanedMemory(9 * SIZE))
+    for reader in (1, 2):
+        world.join(reader, credits=9)
+    assert world.scheduler.starved() == [1, 2]
+    world.send(ReaderStarved(1, "budget", "too little"))
+    assert world.failed[1].message == "too little"
+    assert world.scheduler.starved() == [2]
+    world.send(OrphanedMemory(0))
+    world.run()
+    assert {grant.reader for grant in world.grants} == {2}
 
 
 def test_a_reader_that_the_budget_cannot_promise_its_floor_is_refused_with_figures() -> None:
@@ -553,6 +601,12 @@ class Histories(RuleBasedStateMachine):
             self.joined[reader] = event
             self.world.send(event)
 
+    @rule(share=st.floats(0, 1))
+    def orphan(self, share: float) -> None:
+        """Trainers map memory of an earlier daemon, or let go of some."""
+        budget = self.world.scheduler.memory().budget_bytes
+        self.world.send(OrphanedMemory(int(share * budget)))
+
     def _granted(self, reader: int, epoch: int) -> dict[int, Ranges]:
         return {
             g.segment.chunk: g.rows
@@ -747,6 +801,7 @@ class Histories(RuleBasedStateMachine):
         """
         if not hasattr(self, "world"):
             return
+        self.world.send(OrphanedMemory(0))
         self._let_finish()
         self.stopped.clear()
         self._let_finish()

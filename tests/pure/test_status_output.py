@@ -64,6 +64,7 @@ def test_the_json_has_every_figure_and_the_splits_rows_together() -> None:
         "used_bytes": 2**20,
         "leased_bytes": 2048,
         "peak_bytes": 2**21,
+        "orphaned_bytes": 0,
     }
     assert shown["workers"][1] == {"pid": 44, "state": "loading"}
     [dataset] = shown["datasets"]

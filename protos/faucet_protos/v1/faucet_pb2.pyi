@@ -178,16 +178,18 @@ class Status(_message.Message):
     def __init__(self, version: _Optional[str] = ..., pid: _Optional[int] = ..., uptime_s: _Optional[float] = ..., memory: _Optional[_Union[MemoryStatus, _Mapping]] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., datasets: _Optional[_Iterable[_Union[DatasetStatus, _Mapping]]] = ..., readers: _Optional[_Iterable[_Union[ReaderStatus, _Mapping]]] = ..., spill_budget_bytes: _Optional[int] = ..., spill_used_bytes: _Optional[int] = ..., alerts: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class MemoryStatus(_message.Message):
-    __slots__ = ("budget_bytes", "used_bytes", "leased_bytes", "peak_bytes")
+    __slots__ = ("budget_bytes", "used_bytes", "leased_bytes", "peak_bytes", "orphaned_bytes")
     BUDGET_BYTES_FIELD_NUMBER: _ClassVar[int]
     USED_BYTES_FIELD_NUMBER: _ClassVar[int]
     LEASED_BYTES_FIELD_NUMBER: _ClassVar[int]
     PEAK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ORPHANED_BYTES_FIELD_NUMBER: _ClassVar[int]
     budget_bytes: int
     used_bytes: int
     leased_bytes: int
     peak_bytes: int
-    def __init__(self, budget_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., leased_bytes: _Optional[int] = ..., peak_bytes: _Optional[int] = ...) -> None: ...
+    orphaned_bytes: int
+    def __init__(self, budget_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., leased_bytes: _Optional[int] = ..., peak_bytes: _Optional[int] = ..., orphaned_bytes: _Optional[int] = ...) -> None: ...
 
 class WorkerStatus(_message.Message):
     __slots__ = ("pid", "state")

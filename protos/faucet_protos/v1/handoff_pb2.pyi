@@ -7,16 +7,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class HandoffRequest(_message.Message):
-    __slots__ = ("hello", "goodbye", "release", "attach")
+    __slots__ = ("hello", "goodbye", "release", "attach", "orphaned")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     GOODBYE_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
     ATTACH_FIELD_NUMBER: _ClassVar[int]
+    ORPHANED_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     goodbye: Goodbye
     release: ReleaseLeases
     attach: AttachReader
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., release: _Optional[_Union[ReleaseLeases, _Mapping]] = ..., attach: _Optional[_Union[AttachReader, _Mapping]] = ...) -> None: ...
+    orphaned: OrphanedMemory
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., release: _Optional[_Union[ReleaseLeases, _Mapping]] = ..., attach: _Optional[_Union[AttachReader, _Mapping]] = ..., orphaned: _Optional[_Union[OrphanedMemory, _Mapping]] = ...) -> None: ...
 
 class HandoffReply(_message.Message):
     __slots__ = ("welcome", "error")
@@ -61,6 +63,22 @@ class ReleaseLeases(_message.Message):
     LEASES_FIELD_NUMBER: _ClassVar[int]
     leases: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, leases: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class OrphanedMemory(_message.Message):
+    __slots__ = ("held", "released")
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    RELEASED_FIELD_NUMBER: _ClassVar[int]
+    held: _containers.RepeatedCompositeFieldContainer[Mapped]
+    released: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, held: _Optional[_Iterable[_Union[Mapped, _Mapping]]] = ..., released: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Mapped(_message.Message):
+    __slots__ = ("inode", "nbytes")
+    INODE_FIELD_NUMBER: _ClassVar[int]
+    NBYTES_FIELD_NUMBER: _ClassVar[int]
+    inode: int
+    nbytes: int
+    def __init__(self, inode: _Optional[int] = ..., nbytes: _Optional[int] = ...) -> None: ...
 
 class Error(_message.Message):
     __slots__ = ("code", "message")

@@ -235,8 +235,7 @@ class Feed:
         except Exception as error:  # noqa: BLE001  # the trainer's thread raises it
             end = InternalError(f"the client's feed failed: {error!r}")
         self.stream.ended()
-        # Its traceback has this frame, which has it: a ring, and with it all that is mapped.
-        end = end.with_traceback(None)
+        end = _bare(end)
         self._started.put(end)
         self.ready.put(end)
 
@@ -248,7 +247,7 @@ class Feed:
             wanted = credits_given - self._runs
             started, conduit = session.read(replace(request, credits=wanted))
         except FaucetError as error:
-            return error
+            return _bare(error)
         self._lost_at = None
         self._before = started.before
         self.lease_limit_bytes = started.lease_limit_bytes
@@ -261,7 +260,7 @@ class Feed:
                 else:
                     _decline(session, grant, fd)
         except FaucetError as error:
-            return error
+            return _bare(error)
         finally:
             for grant, fd in conduit.rest():
                 _decline(session, grant, fd)
@@ -277,7 +276,7 @@ class Feed:
         if self._lost_at is None:
             self._lost_at = time.monotonic()
             if self._patience.seconds > 0:
-                _log.warning("%s. Waiting %g s for it", lost, self._patience.seconds)
+                _log.warning("%s. Waiting %g s for it", lost.message, self._patience.seconds)
         while self.stream.open:
             if time.monotonic() >= self._lost_at + self._patience.seconds:
                 raise self._given_up(lost)
@@ -348,6 +347,12 @@ class Feed:
             self._mapped = set()
         self._mapped.add(grant.chunk)
         self.ready.put(Run(grant, columns, self._runs))
+
+
+def _bare(error: FaucetError) -> FaucetError:
+    """The error without the frames that it came through, which have what is mapped, and sockets."""
+    error.__context__ = None
+    return error.with_traceback(None)
 
 
 def _decline(session: Session, grant: Grant, fd: int) -> None:

@@ -161,7 +161,7 @@ class Session:
         try:
             heard = self.handoff.release(lease, wait=False)
         except DaemonLost as error:  # then the lease has ended with the daemon
-            _log.debug("a lease ended with its daemon: %s", error)
+            _log.debug("a lease ended with its daemon: %s", error.message)
         else:
             if not heard:
                 self._to_do.put(lease)

@@ -22,6 +22,7 @@ from faucet_client.batches import (
     State,
 )
 from faucet_client.channel import DatasetInfo, EarlierReader, ProgressListener, ReaderRequest
+from faucet_client.device import Target, Transfer, transfer_to
 from faucet_client.errors import IteratorError, SourceChanged, SpecError, StateError
 from faucet_client.feed import PREFETCH_GRANTS, Patience
 from faucet_client.preprocessing.module import Preprocessor
@@ -60,6 +61,7 @@ class Wish:
     rank: int = 0
     world_size: int = 1
     remainder: str = "drop"
+    transfer: Transfer | None = None
 
 
 @dataclass(frozen=True)
@@ -264,6 +266,7 @@ class Dataset:
         rank: int = 0,
         world_size: int = 1,
         remainder: str = "drop",
+        device: Target | None = None,
         state: State | None = None,
     ) -> EpochIterator:
         """`count` epochs of a split, each an iterable of batches with a length.
@@ -288,6 +291,12 @@ class Dataset:
                 many batches.
             remainder: What becomes of rows that cannot be dealt to the ranks evenly: "drop" leaves
                 out world_size - 1 rows of an epoch at most; "pad" gives as many ranks a row twice.
+            device: Where the batches' tensors are: "cuda", "cuda:1", a torch.device; by default,
+                and with "cpu", in the host's memory, as views of what is shared. They are copied
+                ahead, on a stream of their own, and are for the stream that is current when a batch
+                is handed out; nothing has to be waited for. Text stays where it is. A batch that is
+                kept keeps the device's memory of its neighbours; keep `clone()`. `Transfer` says
+                how much is copied ahead. A state counts what was handed out, not what was copied.
             state: What to go on from; see `load_state_dict` of what is returned.
 
         Raises:
@@ -295,6 +304,7 @@ class Dataset:
             ReaderConflict: a live reader of the same job and rank reads this split.
             BudgetError: the daemon has no memory for another reader.
             StateError: the state is not of such a reader.
+            DeviceError: there is no such device here.
         """
         wish = Wish(
             split,
@@ -308,6 +318,7 @@ class Dataset:
             rank,
             world_size,
             remainder,
+            transfer_to(device),
         )
         return EpochIterator(self.read(wish, state=state), partial(self.read, wish, None))
 
@@ -325,6 +336,7 @@ class Dataset:
         rank: int = 0,
         world_size: int = 1,
         remainder: str = "drop",
+        device: Target | None = None,
         state: State | None = None,
     ) -> BatchIterator:
         """The batches of one or more epochs of a split, in a row. Arguments: see `epochs`."""
@@ -340,6 +352,7 @@ class Dataset:
             rank,
             world_size,
             remainder,
+            transfer_to(device),
         )
         return self.iterate(wish, state=state)
 
@@ -357,6 +370,11 @@ class Dataset:
         """
         share = share or Share()
         self.check(wish)
+        if share.clone and wish.transfer is not None:
+            raise SpecError(
+                "DataLoader workers cannot hand out batches on a device: use num_workers=0, since "
+                "the daemon works beside the trainer already; or leave device out"
+            )
         begin, earlier = self.beginning(wish, share, state)
         last_epoch = share.first_epoch + wish.epochs - 1
         if begin.epoch > last_epoch:
@@ -386,7 +404,9 @@ class Dataset:
             before=begin.before,
             earlier=tuple(map(_earlier, earlier)),
         )
-        reading = Reading(request, wish.batch_size, wish.drop_last, begin, share.clone)
+        reading = Reading(
+            request, wish.batch_size, wish.drop_last, begin, share.clone, wish.transfer
+        )
         reconnect = partial(self._reconnect, self._client.closings)
         patience = Patience(reconnect, self._client.patience_s)
         return Reader(self._client, self._session_again(), reading, patience)

@@ -27,7 +27,7 @@ from faucet_client.errors import (
     InternalError,
     IteratorError,
 )
-from faucet_client.mapping import Columns, map_segment
+from faucet_client.mapping import Columns, Locks, map_segment
 from faucet_client.session import Session, keep_in_children
 from faucet_client.state import Ranges
 
@@ -172,7 +172,13 @@ class Feed:
     becomes of the daemon. So after a loss it asks the next daemon for the rest.
     """
 
-    def __init__(self, session: Session, request: ReaderRequest, patience: Patience) -> None:
+    def __init__(
+        self,
+        session: Session,
+        request: ReaderRequest,
+        patience: Patience,
+        locks: Locks | None = None,
+    ) -> None:
         self.ready: queue.SimpleQueue[Run | FaucetError] = queue.SimpleQueue()
         self.bytes_mapped = 0
         self.largest_nbytes = 0
@@ -182,6 +188,7 @@ class Feed:
         self._session = session
         self._request = request
         self._patience = patience
+        self._locks = locks
         self._before: Mapping[int, Ranges] | None = None  # until it is admitted
         self._epoch = request.first_epoch
         self._mapped: set[int] = set()  # chunks of this epoch
@@ -310,7 +317,8 @@ class Feed:
                 raise InternalError(f"the daemon sent another memory than that of grant {grant}")
             self._runs += 1
             note = partial(self.ledger.dead.append, self._runs)
-            columns = map_segment(fd, grant.layout, partial(session.bury, grant.lease, note))
+            bury = partial(session.bury, grant.lease, note, locks=self._locks)
+            columns = map_segment(fd, grant.layout, bury, self._locks)
             mapped = True
         except OSError as error:
             raise DaemonError(

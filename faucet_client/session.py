@@ -22,6 +22,7 @@ from faucet_client import _memory
 from faucet_client.address import Address
 from faucet_client.channel import Channel, Handoff
 from faucet_client.errors import DaemonLost
+from faucet_client.mapping import Locks
 from faucet_client.profile import Profile
 from faucet_client.status import Status
 
@@ -52,6 +53,7 @@ class _DeadMapping(NamedTuple):
     address: int
     nbytes: int
     lease: int
+    locks: Locks | None
 
 
 class Session:
@@ -106,7 +108,14 @@ class Session:
         with self._mapped_lock:
             self._mapped += 1
 
-    def bury(self, lease: int, note: Callable[[], None], address: int, nbytes: int) -> None:
+    def bury(
+        self,
+        lease: int,
+        note: Callable[[], None],
+        address: int,
+        nbytes: int,
+        locks: Locks | None = None,
+    ) -> None:
         """Takes over memory whose last user is gone. Callable from a finalizer.
 
         Args:
@@ -115,10 +124,11 @@ class Session:
                 must not hold on to mapped memory.
             address: Where the memory is mapped.
             nbytes: Its size.
+            locks: What may have page-locked it.
         """
         if not self.stale:  # a fork's copy goes with the fork
             note()
-            self._dead.put(_DeadMapping(address, nbytes, lease))
+            self._dead.put(_DeadMapping(address, nbytes, lease, locks))
 
     def close(self, *, abandoned: bool = False) -> None:
         """Ends the session's calls. Tensors over its memory stay valid, leased till they die.
@@ -138,6 +148,8 @@ class Session:
             if dead is None:
                 closed = True
                 continue
+            if dead.locks is not None:
+                dead.locks.unlock(dead.address)
             _memory.unmap(dead.address, dead.nbytes)
             with self._mapped_lock:
                 self._mapped -= 1

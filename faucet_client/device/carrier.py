@@ -153,7 +153,7 @@ class Carrier:
         while self._begin_next(flying):
             pass
         while flying:
-            flying.popleft().copied.synchronize()
+            _let_go_of_first(flying)
 
     def _begin_next(self, flying: deque[_Flying]) -> bool:
         """Begins a block's copies; False at the end. Holds nothing of the block when it returns."""
@@ -174,8 +174,7 @@ class Carrier:
             try:
                 return self._orders.get_nowait()
             except queue.Empty:
-                flying[0].copied.synchronize()
-                flying.popleft()
+                _let_go_of_first(flying)
         return self._orders.get()
 
     def _copy(self, block: Block, flying: deque[_Flying]) -> Placed:
@@ -213,6 +212,12 @@ class Carrier:
                 f"ahead={transfer.ahead}, block_nbytes={transfer.block_nbytes}) does"
             )
         return DeviceError(f"batches cannot be copied to {device}: {error!r}")
+
+
+def _let_go_of_first(flying: deque[_Flying]) -> None:
+    """Waits for the oldest copies, and only then lets go of what they read."""
+    flying[0].copied.synchronize()
+    flying.popleft()
 
 
 _CLOSED = "the iterator is closed"

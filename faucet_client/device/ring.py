@@ -72,7 +72,7 @@ class Ring:
                 "ordinary memory, which is slow; nothing is lost",
                 nbytes,
                 self._backend.device,
-                error,
+                str(error),  # a record that is kept would keep the error's frames, and the rows
             )
             return False
         return True

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -23,11 +21,9 @@ from faucet_client import (
     BatchIterator,
     DaemonLost,
     Dataset,
-    DatasetSpec,
     DeviceError,
     FaucetDataset,
     IteratorError,
-    ParquetSource,
     SpecError,
     Transfer,
 )
@@ -35,6 +31,7 @@ from faucet_client.device import BACKENDS
 from faucet_client.device.transfer import Kind
 from tests.processes.daemons import StartDaemon, WatchedDaemon, wait_idle
 from tests.processes.gpu import FakeGpu
+from tests.processes.kinds import differences, values_of, write_all_kinds
 from tests.processes.leaks import faucet_threads, memfd_mappings
 from tests.processes.rows import assert_exact, check, ids_of
 from tests.processes.tables import MakeTable, Table
@@ -81,70 +78,12 @@ def checked(batch: Batch) -> np.ndarray[Any, np.dtype[np.int64]]:
 # The same batches.
 
 
-def write_all_kinds(path: Path, rows: int) -> None:
-    random = np.random.default_rng(3)
-    missing = random.random(rows) < 0.1
-    words = np.array(["rot", "grün", "日本", "", "blau"])
-    tags = [words[random.integers(0, 5, row % 4)].tolist() for row in range(rows)]
-    table = pa.table(
-        {
-            "id": np.arange(rows),
-            "age": pa.array(random.normal(40, 12, rows), mask=missing),
-            "city": words[random.integers(0, 5, rows)],
-            "tags": pa.array(tags, pa.list_(pa.string())),
-            "y": pa.array(random.integers(0, 2, rows), mask=missing),
-            "z": random.random(rows).astype(np.float32),
-            "w": random.random(rows).astype(np.float32),
-            "flag": random.random(rows) < 0.5,
-            "text": pa.array([f"é{row}" for row in range(rows)], mask=missing),
-        }
-    )
-    pq.write_table(table, path, row_group_size=700)
-
-
-def values_of(batch: Batch) -> dict[str, Any]:
-    """Everything that a batch has, in the host's memory."""
-    found: dict[str, Any] = {
-        "place": (batch.epoch, batch.batch_num, batch.batches_per_epoch, len(batch)),
-        "features": batch.features,
-        "weights": batch.weights,
-    }
-    found |= {f"label {name}": label for name, label in batch.labels.items()}
-    found |= {f"ids {name}": ids for name, ids in batch.ids.items()}
-    found |= {f"values {name}": lists.values for name, lists in batch.ragged.items()}
-    found |= {f"offsets {name}": lists.offsets for name, lists in batch.ragged.items()}
-    found |= {f"passthrough {name}": column for name, column in batch.passthrough.items()}
-    found |= {f"valid {name}": valid for name, valid in batch.valid.items()}
-    return {
-        name: value.clone() if isinstance(value, torch.Tensor) else value
-        for name, value in found.items()
-    }
-
-
-def same(one: Any, other: Any) -> bool:
-    if isinstance(one, torch.Tensor):
-        bits = [tensor.contiguous().numpy().tobytes() for tensor in (one, other)]
-        return one.dtype == other.dtype and one.shape == other.shape and bits[0] == bits[1]
-    equal: bool = np.array_equal(one, other)
-    return equal
-
-
 @pytest.mark.parametrize("shuffle", ["batches", "rows", "none"])
 @pytest.mark.parametrize("page_lock", [True, False])
 def test_batches_have_the_same_values_as_without_a_device(
     gpu: FakeGpu, daemon: WatchedDaemon, tmp_path: Path, shuffle: str, page_lock: bool
 ) -> None:
-    write_all_kinds(tmp_path / "all.parquet", 3_000)
-    dataset = daemon.client().open(
-        DatasetSpec(
-            ParquetSource(str(tmp_path / "all.parquet")),
-            features=["age", "city", "tags"],
-            labels=["y", "z"],
-            weight_column="w",
-            passthrough=["id", "flag", "text"],
-            chunk_rows=900,
-        )
-    )
+    dataset = daemon.client().open(write_all_kinds(tmp_path / "all.parquet", 3_000))
     wishes: dict[str, Any] = {"batch_size": 64, "shuffle": shuffle, "order": "deterministic"}
     transfer = Transfer("cuda", block_nbytes=SMALL, page_lock=page_lock)
     wishes |= {"epochs": 2, "drop_last": page_lock}
@@ -152,12 +91,8 @@ def test_batches_have_the_same_values_as_without_a_device(
     placed = dataset.batches("train", **wishes, device=transfer)
     assert len(placed) == len(host)
     for expected, batch in zip(host, placed, strict=True):
-        found = values_of(batch)
-        assert found.keys() == expected.keys()
-        wrong = [name for name in expected if not same(expected[name], found[name])]
-        assert not wrong, f"{batch}: {wrong}"
-        cloned = values_of(batch.clone())
-        assert all(same(expected[name], cloned[name]) for name in expected)
+        assert not differences(expected, values_of(batch)), batch
+        assert not differences(expected, values_of(batch.clone())), batch
     if page_lock and shuffle != "rows":
         assert gpu.direct > 0
     else:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -161,7 +163,9 @@ def test_a_segment_stays_leased_until_it_was_copied_though_nobody_holds_a_batch(
     eventually(lambda: not status().readers)
     # The reader is gone; what the device reads is mapped, page-locked and leased all the same.
     assert gpu.locked
-    assert memfd_mappings()
+    mapped = memfd_mappings()
+    assert mapped
+    assert all(" r--s " in line for line in mapped)  # a private one would be copied by the lock
     assert status().memory.leased_bytes > 0
     gpu.go_on()
     wait_idle(status)
@@ -352,6 +356,31 @@ def test_a_forked_child_is_told_that_the_iterator_is_its_parents(
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     ids += [checked(batch) for batch in batches]
     assert_exact(np.concatenate(ids), 40_000)
+
+
+EXIT = """
+import atexit, os, sys, threading
+names = lambda: [thread.name for thread in threading.enumerate()]
+atexit.register(lambda: "faucet-device" in names() and os._exit(3))
+import torch
+from faucet_client import DatasetSpec, FaucetClient, ParquetSource
+from faucet_client.device import BACKENDS
+from faucet_client.device.transfer import Kind
+from tests.processes.gpu import FakeGpu
+gpu = FakeGpu(torch.device("cuda"))
+BACKENDS["cuda"] = Kind(lambda _: None, lambda _: gpu)
+spec = DatasetSpec(ParquetSource(sys.argv[2]), features=["f0"], preprocessing="none")
+batches = FaucetClient(sys.argv[1]).open(spec).batches(batch_size=256, device="cuda")
+next(batches)
+assert "faucet-device" in names()
+"""
+
+
+def test_the_thread_that_speaks_to_cuda_ends_before_the_interpreter(
+    daemon: WatchedDaemon, make_table: MakeTable
+) -> None:
+    command = [sys.executable, "-c", EXIT, daemon.address, str(make_table().path)]
+    assert subprocess.run(command, timeout=60, check=False).returncode == 0
 
 
 # Other ways, and other doors.

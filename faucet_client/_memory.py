@@ -28,6 +28,7 @@ import ctypes
 import fcntl
 import mmap
 import os
+from typing import Protocol
 
 HUGE_PAGE_NBYTES = 2 << 20
 
@@ -57,6 +58,18 @@ _quick_libc.mmap.argtypes = [
 ]
 _libc.munmap.argtypes = _quick_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+
+class Locks(Protocol):
+    """Page-locks mappings, for a device to read them by itself (device/pages.py)."""
+
+    def lock(self, address: int, nbytes: int) -> bool:
+        """Page-locks a mapping; False if it cannot be."""
+        ...
+
+    def unlock(self, address: int) -> None:
+        """Undoes `lock`, if it succeeded; before the memory is unmapped."""
+        ...
 
 
 def page_rounded(nbytes: int) -> int:

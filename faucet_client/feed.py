@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
-from faucet_client._memory import is_sealed, page_rounded
+from faucet_client._memory import Locks, is_sealed, page_rounded
 from faucet_client.channel import Grant, ReaderCall, ReaderRequest, Started, Told
 from faucet_client.errors import (
     AccessDenied,
@@ -27,7 +27,7 @@ from faucet_client.errors import (
     InternalError,
     IteratorError,
 )
-from faucet_client.mapping import Columns, Locks, map_segment
+from faucet_client.mapping import Columns, map_segment
 from faucet_client.session import Session, keep_in_children
 from faucet_client.state import Ranges
 

@@ -17,7 +17,7 @@ import difflib
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -135,23 +135,11 @@ class Columns:
         return torch.ones(stop - first, dtype=torch.bool, device=self.features.device)
 
 
-class Locks(Protocol):
-    """Page-locks mappings, for a device to read them (device/pages.py)."""
-
-    def lock(self, address: int, nbytes: int) -> bool:
-        """Page-locks a mapping; False if it cannot be."""
-        ...
-
-    def unlock(self, address: int) -> None:
-        """Undoes `lock`, if it succeeded; before the memory is unmapped."""
-        ...
-
-
 def map_segment(
     fd: int,
     layout: SegmentLayout,
     on_dead: Callable[[int, int], None],
-    locks: Locks | None = None,
+    locks: _memory.Locks | None = None,
 ) -> Columns:
     """Maps a segment, copy-on-write; or, for a device, read-only.
 

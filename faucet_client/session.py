@@ -22,7 +22,6 @@ from faucet_client import _memory
 from faucet_client.address import Address
 from faucet_client.channel import Channel, Handoff
 from faucet_client.errors import DaemonLost
-from faucet_client.mapping import Locks
 from faucet_client.profile import Profile
 from faucet_client.status import Status
 
@@ -53,7 +52,7 @@ class _DeadMapping(NamedTuple):
     address: int
     nbytes: int
     lease: int
-    locks: Locks | None
+    locks: _memory.Locks | None
 
 
 class Session:
@@ -114,7 +113,7 @@ class Session:
         note: Callable[[], None],
         address: int,
         nbytes: int,
-        locks: Locks | None = None,
+        locks: _memory.Locks | None = None,
     ) -> None:
         """Takes over memory whose last user is gone. Callable from a finalizer.
 

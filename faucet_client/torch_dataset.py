@@ -85,8 +85,8 @@ class FaucetDataset(torch.utils.data.IterableDataset[Batch]):
         rank: Which of the job's ranks this is. A `DistributedSampler` is not needed.
         world_size: How many ranks share each epoch.
         remainder: What becomes of rows that cannot be dealt evenly; see `Dataset.epochs`.
-        device: Where batches come to; see there. Not with DataLoader workers, and with
-            `pin_memory=False`, the DataLoader's default: there is nothing left to pin.
+        device: Where the batches' tensors are; see there. With DataLoader workers, none: such
+            batches cannot be sent between processes.
 
     Raises:
         SpecError: an argument is out of its range, such as a batch larger than the split.

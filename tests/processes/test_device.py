@@ -224,9 +224,16 @@ def test_a_block_is_handed_to_each_stream_that_uses_it_once(gpu: FakeGpu, datase
         assert gpu.handed[2][1] == gpu.handed[1][1]
 
 
-def test_an_iterator_that_is_dropped_ends_its_threads(gpu: FakeGpu, dataset: Dataset) -> None:
-    batches = on_gpu(dataset)
-    kept = next(batches)
+@pytest.mark.parametrize("kind", ["batches", "epochs"])
+def test_an_iterator_that_is_dropped_ends_its_threads(
+    gpu: FakeGpu, dataset: Dataset, kind: str
+) -> None:
+    if kind == "batches":
+        batches: Any = on_gpu(dataset)
+        kept = next(batches)
+    else:
+        batches = dataset.epochs("train", count=2, batch_size=SIZE, device="cuda")
+        kept = next(iter(next(batches)))
     gc.disable()  # no ring of references holds it
     try:
         del batches
@@ -364,14 +371,20 @@ names = lambda: [thread.name for thread in threading.enumerate()]
 atexit.register(lambda: "faucet-device" in names() and os._exit(3))
 import torch
 from faucet_client import DatasetSpec, FaucetClient, ParquetSource
-from faucet_client.device import BACKENDS
+from faucet_client.device import BACKENDS, Carrier
 from faucet_client.device.transfer import Kind
 from tests.processes.gpu import FakeGpu
 gpu = FakeGpu(torch.device("cuda"))
+gpu.waits = False
+gpu.hold()
+ended = threading.Event()
+close = Carrier.close
+Carrier.close = lambda carrier: (close(carrier), ended.set())
+threading.Thread(target=lambda: ended.wait() and gpu.go_on(), daemon=True).start()
 BACKENDS["cuda"] = Kind(lambda _: None, lambda _: gpu)
 spec = DatasetSpec(ParquetSource(sys.argv[2]), features=["f0"], preprocessing="none")
 batches = FaucetClient(sys.argv[1]).open(spec).batches(batch_size=256, device="cuda")
-next(batches)
+next(batches)  # and now its copies go on until the iterator is closed, at the end
 assert "faucet-device" in names()
 """
 

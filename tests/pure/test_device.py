@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from faucet_client import DeviceError, SpecError, Transfer, _memory
+from faucet_client import DeviceError, SourceReadError, SpecError, Transfer, _memory
 from faucet_client.batch import Block
-from faucet_client.device import transfer_to
+from faucet_client.device import BACKENDS, Ahead, Carrier, transfer_to
 from faucet_client.device.columns import parted, put_together, taken_apart
 from faucet_client.device.pages import PageLocks
 from faucet_client.device.ring import SLOTS, Ring
+from faucet_client.device.transfer import Kind
 from faucet_client.mapping import Columns, Ragged, TextColumn
 from tests.processes.gpu import FakeGpu
 
@@ -234,6 +235,46 @@ def test_a_refused_page_lock_is_said_once_a_device_and_not_tried_again(
     assert record.levelno == logging.WARNING
     assert "operation not supported" in record.message
     assert "nothing is lost" in record.message
+
+
+@pytest.fixture
+def carrier(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> Iterator[Carrier]:
+    """Of blocks of any size, two of them ahead."""
+    monkeypatch.setitem(BACKENDS, "cuda", Kind(lambda _device: None, lambda _device: gpu))
+    transfer = transfer_to(Transfer("cuda", block_nbytes=1 << 30))
+    assert transfer is not None
+    carrier = Carrier(transfer)
+    yield carrier
+    carrier.close()
+    carrier.join(10)
+
+
+def test_what_was_copied_is_handed_out_before_anything_is_waited_for(carrier: Carrier) -> None:
+    asked: list[int] = []
+
+    def blocks() -> Iterator[Block]:
+        for number in range(3):
+            asked.append(number)
+            yield Block(columns_of_all_kinds(20), (0, 20), 10, (0, 2 * number, 6))
+
+    batches = iter(Ahead(carrier, blocks(), lambda: False))  # never is one there at once
+    seen = [(next(batches).batch_num, len(asked)) for _ in range(6)]
+    assert seen == [(0, 1), (1, 1), (2, 2), (3, 2), (4, 3), (5, 3)]
+    assert next(batches, None) is None
+
+
+def test_an_error_that_is_met_ahead_has_its_turn(carrier: Carrier) -> None:
+    def blocks() -> Iterator[Block]:
+        yield Block(columns_of_all_kinds(20), (0, 20), 10, (0, 0, 6))
+        yield Block(columns_of_all_kinds(20), (0, 20), 10, (0, 2, 6))
+        raise SourceReadError("a broken file")
+
+    ahead = Ahead(carrier, blocks(), lambda: True)
+    batches = iter(ahead)
+    assert [next(batches).batch_num for _ in range(4)] == [0, 1, 2, 3]
+    assert isinstance(ahead.failure, SourceReadError)
+    with pytest.raises(SourceReadError, match="a broken file"):
+        next(batches)
 
 
 def sealed(content: bytes) -> int:

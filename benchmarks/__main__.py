@@ -9,6 +9,7 @@ import click
 from benchmarks import feeding, preparing, reading
 from benchmarks import shuffle as shuffling
 from benchmarks import simulate as simulating
+from benchmarks.device import device
 
 
 @click.group(invoke_without_command=True)
@@ -91,6 +92,8 @@ def shuffle(rows: int, batch_size: int) -> None:
     """How well rows are shuffled, of a table sorted by its label."""
     shuffling.run(rows, batch_size)
 
+
+main.add_command(device)
 
 if __name__ == "__main__":
     main()

@@ -27,6 +27,7 @@ from faucet_client.errors import (
     DaemonUnreachable,
     DatasetInUse,
     DatasetNotFound,
+    DeviceError,
     FaucetError,
     InternalError,
     IteratorError,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from faucet_client.batches import BatchIterator, Epoch, EpochIterator, Stats
     from faucet_client.compat import get_batch_reader, get_client, get_data_reader
     from faucet_client.dataset import Dataset, FaucetClient
+    from faucet_client.device import Transfer
     from faucet_client.mapping import Ragged
     from faucet_client.preprocessing.spec import PreprocessingSpec
     from faucet_client.spec import BigQuerySource, DatasetSpec, DuckDBSource, ParquetSource
@@ -74,6 +76,7 @@ _LAZY = {
     "Ragged": "mapping",
     "Stats": "batches",
     "Status": "status",
+    "Transfer": "device",
     "get_batch_reader": "compat",
     "get_client": "compat",
     "get_data_reader": "compat",
@@ -96,6 +99,7 @@ __all__ = [
     "DatasetInfo",
     "DatasetNotFound",
     "DatasetSpec",
+    "DeviceError",
     "DuckDBSource",
     "Epoch",
     "EpochIterator",
@@ -121,6 +125,7 @@ __all__ = [
     "StateError",
     "Stats",
     "Status",
+    "Transfer",
     "VersionMismatch",
     "__version__",
     "get_batch_reader",

@@ -28,6 +28,7 @@ import ctypes
 import fcntl
 import mmap
 import os
+from typing import Protocol
 
 HUGE_PAGE_NBYTES = 2 << 20
 
@@ -57,6 +58,18 @@ _quick_libc.mmap.argtypes = [
 ]
 _libc.munmap.argtypes = _quick_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+
+class Locks(Protocol):
+    """Page-locks mappings, for a device to read them by itself (device/pages.py)."""
+
+    def lock(self, address: int, nbytes: int) -> bool:
+        """Page-locks a mapping; False if it cannot be."""
+        ...
+
+    def unlock(self, address: int) -> None:
+        """Undoes `lock`, if it succeeded; before the memory is unmapped."""
+        ...
 
 
 def page_rounded(nbytes: int) -> int:
@@ -134,6 +147,31 @@ def map_private(fd: int, nbytes: int) -> int:
     return address
 
 
+def map_read_only(fd: int, nbytes: int) -> int:
+    """Maps a sealed `fd` for a device: shared and read-only, 2 MiB-aligned, all pages present.
+
+    Unlike `map_private`'s, its pages stay the shared ones when they are page-locked. A write kills
+    the process.
+
+    Returns:
+        The address.
+
+    Raises:
+        OSError: no address space.
+    """
+    try:
+        address = _map_aligned(fd, nbytes, mmap.MAP_SHARED, mmap.PROT_READ)
+    except PermissionError:
+        # Before Linux 6.7 a write seal forbids this through a descriptor that could write.
+        readable = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            address = _map_aligned(readable, nbytes, mmap.MAP_SHARED, mmap.PROT_READ)
+        finally:
+            os.close(readable)
+    _libc.madvise(address, nbytes, _MADV_POPULATE_READ)
+    return address
+
+
 def discard(address: int, nbytes: int) -> None:
     """Puts private, empty memory in the place of a mapping, which thereby ends.
 
@@ -199,7 +237,9 @@ def is_sealed(fd: int) -> bool:
         return False
 
 
-def _map_aligned(fd: int, nbytes: int, flags: int) -> int:
+def _map_aligned(
+    fd: int, nbytes: int, flags: int, protection: int = mmap.PROT_READ | mmap.PROT_WRITE
+) -> int:
     """Maps over an aligned part of a larger reservation, and gives back the rest of that."""
     if nbytes <= 0:
         raise ValueError(f"cannot map {nbytes} bytes")
@@ -210,7 +250,7 @@ def _map_aligned(fd: int, nbytes: int, flags: int) -> int:
     )
     address = -(-start // HUGE_PAGE_NBYTES) * HUGE_PAGE_NBYTES
     try:
-        _mmap(address, size, mmap.PROT_READ | mmap.PROT_WRITE, flags | _MAP_FIXED, fd)
+        _mmap(address, size, protection, flags | _MAP_FIXED, fd)
     except OSError:
         _quick_libc.munmap(start, reserved)
         raise

@@ -9,6 +9,8 @@ Invariants:
 - Batches are views, but for two cases, which copy: a batch that lies across the end of a segment
   (or of the circle through it) is joined; and when the caller keeps so many batches that further
   views would need more memory than the daemon has promised, batches are copied (`stats()` tells).
+- With a device, blocks are copied there before their batches are handed out (device/); what is
+  counted, and when, stays the same.
 - The feed's thread knows the feed and nothing above it, so that dropping an iterator ends it.
 """
 
@@ -25,6 +27,7 @@ from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
 
 from faucet_client.batch import Batch, Block
+from faucet_client.device import Ahead, Carrier, Transfer
 from faucet_client.errors import (
     FaucetError,
     InternalError,
@@ -61,6 +64,8 @@ class Stats:
         batches_joined: Batches copied since they lay across the end of a segment.
         batches_copied: Batches copied since the caller keeps so many others.
         reconnections: Times that the daemon was lost, and there again.
+        bytes_to_device: Bytes that were copied to a device, those copied ahead included.
+        bytes_staged: Those of them that were copied to pinned memory first.
     """
 
     rows: int
@@ -70,6 +75,8 @@ class Stats:
     batches_joined: int
     batches_copied: int
     reconnections: int
+    bytes_to_device: int = 0
+    bytes_staged: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,7 @@ class Reading:
         drop_last: Whether a last batch that would be short is left out.
         state: What the reader has had already.
         clone: Whether batches are copied, so that they can be sent to another process.
+        transfer: How batches come to a device; None if they stay in the host's memory.
     """
 
     request: ReaderRequest
@@ -89,6 +97,7 @@ class Reading:
     drop_last: bool
     state: ReaderState
     clone: bool = False
+    transfer: Transfer | None = None
 
     @property
     def last_epoch(self) -> int:
@@ -109,10 +118,17 @@ class Reader:
             BudgetError: the daemon has no memory for another reader.
             DatasetNotFound: the dataset was dropped.
             StateError: the daemon knows of nothing that the state says was had.
+            DeviceError: the device is not there, or not for this process.
         """
         self.reading = reading
         self._owner = owner
-        self._feed = Feed(session, reading.request, patience)
+        self._carrier = None if reading.transfer is None else Carrier(reading.transfer)
+        # Shuffled rows are gathered by this process: no device reads the segments.
+        mixes = reading.request.shuffle == "rows"
+        locks = None if self._carrier is None or mixes else self._carrier.locks
+        self._feed = Feed(session, reading.request, patience, locks)
+        if self._carrier is not None:
+            weakref.finalize(self, self._carrier.close).atexit = False
         weakref.finalize(self, self._feed.stream.close).atexit = False
         started = self._feed.wait_started()
         self._progress = Progress(
@@ -135,6 +151,7 @@ class Reader:
         self._copies = 0
         self._seconds_waited = 0.0
         self._failure: FaucetError | None = None
+        self._forked = False
         self.ended = False
         _readers.add(self)
 
@@ -143,11 +160,12 @@ class Reader:
         return Stats(
             self._rows,
             self._batches,
-            self._seconds_waited,
+            self._waited_s,
             self._feed.bytes_mapped,
             self._joined,
             self._copies,
             self._feed.reconnections,
+            *((0, 0) if self._carrier is None else self._carrier.bytes_copied),
         )
 
     def batches_of(self, epoch: int) -> int:
@@ -181,18 +199,26 @@ class Reader:
         epoch = self.reading.request.first_epoch if self._epoch is None else self._epoch
         return Told(
             self._rows,
-            self._seconds_waited,
+            self._waited_s,
             epoch + self._progress.part_of_epoch(self._rows - self._rows_before),
         )
+
+    @property
+    def _waited_s(self) -> float:
+        carrier = self._carrier
+        return self._seconds_waited + (0.0 if carrier is None else carrier.seconds_waited)
 
     def close(self) -> None:
         """Ends the reader. Batches that were handed out stay valid."""
         self._feed.stream.close()
         if self._shuffler is not None:
             self._shuffler.close()
+        if self._carrier is not None:
+            self._carrier.close()
 
     def mark_forked(self) -> None:
         """This is a forked child's copy: its next batch is an error."""
+        self._forked = True
         self._failure = IteratorError(_FORKED)
 
     def check(self) -> None:
@@ -221,7 +247,34 @@ class Reader:
         self._batches_before = self._batches
         self._rows_before = self._rows
         self._progress.begin(epoch)
-        return self._batches_of(epoch)
+        return self._batches_of(epoch) if self._carrier is None else self._placed(epoch)
+
+    def _placed(self, epoch: int) -> Iterator[Batch]:
+        """The batches of an epoch, on the device."""
+        assert self._carrier is not None, "there is one where there is a device"
+        come: queue.SimpleQueue[Any] = self._feed.ready
+        blocks = self._blocks(epoch)
+        if self._shuffler is not None:
+            come, blocks = self._shuffler.blocks, self._mixed_blocks(epoch)
+        # Not an attribute: it has the blocks, which have this reader.
+        ahead = Ahead(self._carrier, blocks, lambda: not come.empty())
+        batches = iter(ahead)
+        while (batch := self._next_placed(batches)) is not None:
+            self._rows += len(batch)
+            self._batches += 1
+            yield batch
+            # An error that is only ahead has its turn after the batches before it.
+            if self._failure is not None and (ahead.failure is None or self._forked):
+                raise _again(self._failure)
+            if self._epoch != epoch:
+                self._refuse_if_given_up(epoch)
+
+    def _next_placed(self, batches: Iterator[Batch]) -> Batch | None:
+        try:
+            return next(batches, None)
+        except FaucetError as error:
+            self._failure = _again(error)
+            raise
 
     def _batches_of(self, epoch: int) -> Iterator[Batch]:
         ledger = self._feed.ledger

@@ -21,6 +21,7 @@ from faucet_client.batches import (
     Reading,
     State,
 )
+from faucet_client.device import Target, Transfer, transfer_to
 from faucet_client.errors import IteratorError, SourceChanged, SpecError, StateError
 from faucet_client.feed import PREFETCH_GRANTS, Patience
 from faucet_client.preprocessing.module import Preprocessor
@@ -61,6 +62,7 @@ class Wish:
     rank: int = 0
     world_size: int = 1
     remainder: str = "drop"
+    transfer: Transfer | None = None
 
 
 @dataclass(frozen=True)
@@ -266,6 +268,7 @@ class Dataset:
         rank: int = 0,
         world_size: int = 1,
         remainder: str = "drop",
+        device: Target | None = None,
         state: State | None = None,
     ) -> EpochIterator:
         """`count` epochs of a split, each an iterable of batches with a length.
@@ -290,6 +293,12 @@ class Dataset:
                 many batches.
             remainder: What becomes of rows that cannot be dealt to the ranks evenly: "drop" leaves
                 out world_size - 1 rows of an epoch at most; "pad" gives as many ranks a row twice.
+            device: Where the batches' tensors are: "cuda", "cuda:1", a torch.device; by default,
+                and with "cpu", in the host's memory, as views of what is shared. They are copied
+                ahead, on a stream of their own, and are for the stream that is current when a batch
+                is handed out; nothing has to be waited for. Text stays where it is. A batch that is
+                kept keeps the device's memory of its neighbours; keep `clone()`. `Transfer` says
+                how much is copied ahead. A state counts what was handed out, not what was copied.
             state: What to go on from; see `load_state_dict` of what is returned.
 
         Raises:
@@ -297,6 +306,7 @@ class Dataset:
             ReaderConflict: a live reader of the same job and rank reads this split.
             BudgetError: the daemon has no memory for another reader.
             StateError: the state is not of such a reader.
+            DeviceError: there is no such device here.
         """
         wish = Wish(
             split,
@@ -310,6 +320,7 @@ class Dataset:
             rank,
             world_size,
             remainder,
+            transfer_to(device),
         )
         return EpochIterator(self.read(wish, state=state), partial(self.check_all, wish, None))
 
@@ -327,6 +338,7 @@ class Dataset:
         rank: int = 0,
         world_size: int = 1,
         remainder: str = "drop",
+        device: Target | None = None,
         state: State | None = None,
     ) -> BatchIterator:
         """The batches of one or more epochs of a split, in a row. Arguments: see `epochs`."""
@@ -342,6 +354,7 @@ class Dataset:
             rank,
             world_size,
             remainder,
+            transfer_to(device),
         )
         return self.iterate(wish, state=state)
 
@@ -372,6 +385,11 @@ class Dataset:
         """
         share = share or Share()
         self.check(wish)
+        if share.clone and wish.transfer is not None:
+            raise SpecError(
+                "DataLoader workers cannot hand out batches on a device: use num_workers=0, since "
+                "the daemon works beside the trainer already; or leave device out"
+            )
         begin, earlier = self.beginning(wish, share, state)
         last_epoch = share.first_epoch + wish.epochs - 1
         if begin.epoch > last_epoch:
@@ -401,7 +419,9 @@ class Dataset:
             before=begin.before,
             earlier=tuple(map(_earlier, earlier)),
         )
-        reading = Reading(request, wish.batch_size, wish.drop_last, begin, share.clone)
+        reading = Reading(
+            request, wish.batch_size, wish.drop_last, begin, share.clone, wish.transfer
+        )
         reconnect = partial(self._reconnect, self._client.closings)
         patience = Patience(reconnect, self._client.patience_s)
         return partial(Reader, self._client, self._session_again(), reading, patience)

@@ -20,6 +20,7 @@ the call that caused them.
     ├── ChunkFailed            a chunk could not be made, repeatedly
     ├── IteratorError          an iterator was used after its end, or in a forked child
     ├── StateError             a state that was loaded is damaged, or of something else
+    ├── DeviceError            batches cannot come to the device that was asked for
     ├── ConfigError            the daemon's settings are wrong
     ├── LockHeld               another daemon serves this address
     └── DaemonError
@@ -139,6 +140,12 @@ class StateError(FaucetError):
     """A state that was loaded is damaged, of another dataset or reader, or has gaps."""
 
     code = "state"
+
+
+class DeviceError(FaucetError):
+    """There is no such device here, or it cannot take batches, as where its memory is full."""
+
+    code = "device"
 
 
 class ConfigError(FaucetError):

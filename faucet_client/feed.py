@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
-from faucet_client._memory import is_sealed, page_rounded
+from faucet_client._memory import Locks, is_sealed, page_rounded
 from faucet_client.errors import (
     DaemonError,
     DaemonLost,
@@ -188,7 +188,13 @@ class Feed:
     becomes of the daemon. So after a loss it asks the next daemon for the rest.
     """
 
-    def __init__(self, session: Session, request: ReaderRequest, patience: Patience) -> None:
+    def __init__(
+        self,
+        session: Session,
+        request: ReaderRequest,
+        patience: Patience,
+        locks: Locks | None = None,
+    ) -> None:
         self.ready: queue.SimpleQueue[Run | FaucetError] = queue.SimpleQueue()
         self.bytes_mapped = 0
         self.largest_nbytes = 0
@@ -198,6 +204,7 @@ class Feed:
         self._session = session
         self._request = request
         self._patience = patience
+        self._locks = locks
         self._before: Mapping[int, Ranges] | None = None  # until it is admitted
         self._epoch = request.first_epoch
         self._mapped: set[int] = set()  # chunks of this epoch
@@ -326,7 +333,8 @@ class Feed:
                 raise InternalError(f"the daemon sent another memory than that of grant {grant}")
             self._runs += 1
             note = partial(self.ledger.dead.append, self._runs)
-            columns = map_segment(fd, grant.layout, partial(session.bury, grant.lease, note))
+            bury = partial(session.bury, grant.lease, note, locks=self._locks)
+            columns = map_segment(fd, grant.layout, bury, self._locks)
             session.adopt(grant.lease, Mapped(memory.st_ino, grant.layout.nbytes))
             mapped = True
         except OSError as error:

@@ -31,6 +31,7 @@ import torch.distributed
 
 from faucet_client.batch import Batch
 from faucet_client.dataset import Dataset, FaucetClient
+from faucet_client.device import Target
 from faucet_client.errors import StateError
 from faucet_client.spec import DatasetSpec, Split
 from faucet_client.torch_dataset import FaucetDataset
@@ -133,8 +134,12 @@ def _without_end(state: Mapping[str, Any]) -> dict[str, Any]:
 class FaucetDataModule(LightningDataModule):
     """Train, validation and predict loaders of a dataset.
 
-    Steps get a `Batch`, of views in the host's memory: on a GPU, move what the step needs
-    (`batch.features.to(self.device, non_blocking=True)`), and log with `batch_size=len(batch)`.
+    Steps get a `Batch`, and log with `batch_size=len(batch)`. Lightning does not move it: by
+    default its tensors are views in the host's memory, and on a GPU a step moves what it needs
+    (`batch.features.to(self.device, non_blocking=True)`). With `device="trainer"` they are on the
+    trainer's device, copied ahead.
+
+
     Rank and number of ranks are the trainer's. Validation and prediction read the eval split, in
     order; rows that cannot be dealt to the ranks evenly are there twice (`remainder="pad"`).
 
@@ -152,6 +157,8 @@ class FaucetDataModule(LightningDataModule):
         drop_last: Leave out a last batch of training that would be short.
         remainder: Of training: what becomes of rows that cannot be dealt to the ranks evenly.
         predict_split: What `trainer.predict` reads.
+        device: Where batches come to, in all stages: "trainer" for the trainer's own, if that is a
+            CUDA device; else see `Dataset.epochs`.
     """
 
     def __init__(
@@ -168,6 +175,7 @@ class FaucetDataModule(LightningDataModule):
         drop_last: bool = False,
         remainder: str = "drop",
         predict_split: Split = "eval",
+        device: Target | None = None,
     ) -> None:
         super().__init__()
         self._spec = source.spec if isinstance(source, Dataset) else source
@@ -184,6 +192,7 @@ class FaucetDataModule(LightningDataModule):
         }
         self._job = job or uuid.uuid4().hex
         self._predict_split: Split = predict_split
+        self._device = device
         self._train: TrainLoader | None = None
         self._resumed: Mapping[str, Any] | None = None
         self._eval: dict[str, FaucetDataset] = {}
@@ -215,6 +224,7 @@ class FaucetDataModule(LightningDataModule):
             job=self._job,
             rank=rank,
             world_size=world_size,
+            device=self._target(),
             **self._training,
         )
         rows.set_epoch(0 if self.trainer is None else self.trainer.current_epoch)
@@ -262,8 +272,15 @@ class FaucetDataModule(LightningDataModule):
             rank=rank,
             world_size=world_size,
             remainder="pad",
+            device=self._target(),
         )
         return self._eval[name]
+
+    def _target(self) -> Target | None:
+        if self._device != "trainer":
+            return self._device
+        root = None if self.trainer is None else self.trainer.strategy.root_device
+        return root if root is not None and root.type == "cuda" else None
 
     def _place(self) -> tuple[int, int]:
         trainer = self.trainer

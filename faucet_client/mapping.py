@@ -6,7 +6,8 @@ Invariants:
   keeps it alive, whatever the user does with them; when it dies, once and for all, the mapping is
   buried (session.py): unmapped, and its lease released.
 - The finalizer runs in any thread, in the midst of anything, so it only enqueues.
-- Memory is mapped copy-on-write: what one process writes no other can see.
+- Memory is mapped copy-on-write: what one process writes no other can see. What only a device
+  reads is mapped read-only, and never given to anybody who might write.
 """
 
 from __future__ import annotations
@@ -95,6 +96,7 @@ class Columns:
         ragged: Lists of ids, [rows] each, of categorical features of lists.
         passthrough: [rows] each; text as a TextColumn, or an object array where it was copied.
         valid: bool [rows] for labels, weights and passthrough columns with nulls among the rows.
+        page_locked: Whether they lie in memory that a device can read by itself.
     """
 
     rows: int
@@ -108,6 +110,7 @@ class Columns:
     )
     valid: dict[str, torch.Tensor] = field(default_factory=dict)
     valid_names: tuple[str, ...] = ()
+    page_locked: bool = False
 
     def tensor(self, name: str) -> torch.Tensor:
         """A passthrough column that is no text, [rows]."""
@@ -129,11 +132,16 @@ class Columns:
             return self.valid[name][first:stop]
         if name not in self.valid_names:
             raise KeyError(name)
-        return torch.ones(stop - first, dtype=torch.bool)
+        return torch.ones(stop - first, dtype=torch.bool, device=self.features.device)
 
 
-def map_segment(fd: int, layout: SegmentLayout, on_dead: Callable[[int, int], None]) -> Columns:
-    """Maps a segment, copy-on-write.
+def map_segment(
+    fd: int,
+    layout: SegmentLayout,
+    on_dead: Callable[[int, int], None],
+    locks: _memory.Locks | None = None,
+) -> Columns:
+    """Maps a segment, copy-on-write; or, for a device, read-only.
 
     Args:
         fd: The sealed memory. Stays the caller's.
@@ -141,11 +149,13 @@ def map_segment(fd: int, layout: SegmentLayout, on_dead: Callable[[int, int], No
         on_dead: Called with address and bytes of the mapping when the last tensor over it is gone,
             from any thread, in the midst of anything; the mapping is then its own to unmap. It
             must not hold on to the columns.
+        locks: For a device: page-locks it, if that can be. `on_dead` must see to `unlock`.
 
     Raises:
         OSError: the memory cannot be mapped.
     """
-    address = _memory.map_private(fd, layout.nbytes)
+    mapped = _memory.map_private if locks is None else _memory.map_read_only
+    address = mapped(fd, layout.nbytes)
     buffer = (ctypes.c_char * layout.nbytes).from_address(address)
     finalizer = weakref.finalize(buffer, on_dead, address, layout.nbytes)
     finalizer.atexit = False  # the daemon sees the process end
@@ -156,6 +166,7 @@ def map_segment(fd: int, layout: SegmentLayout, on_dead: Callable[[int, int], No
         if column.role not in (Role.FEATURES, Role.IDS, Role.RAGGED):
             names.append(column.name)
     columns.valid_names = tuple(names)
+    columns.page_locked = locks is not None and locks.lock(address, layout.nbytes)
     return columns
 
 

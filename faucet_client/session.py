@@ -18,7 +18,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from faucet_client import _memory
 from faucet_client.address import Address
@@ -52,6 +52,15 @@ def _in_child() -> None:
 os.register_at_fork(after_in_child=_in_child)
 
 
+class _Locked(NamedTuple):
+    """Page-locked memory that is used up: to unlock it may take long."""
+
+    address: int
+    nbytes: int
+    lease: int
+    locks: _memory.Locks
+
+
 class Session:
     """A live connection to a daemon. A context manager that closes it."""
 
@@ -63,9 +72,9 @@ class Session:
         keep_in_children(self)
         self._conduits: weakref.WeakSet[Conduit] = weakref.WeakSet()
         self._closed = False
-        # What the session's thread is to do: leases to end, orphaned memory to tell of the end of;
+        # What the session's thread is to do: leases to end, orphaned memory to tell the end of;
         # None: to look whether the session is over.
-        self._to_do: queue.SimpleQueue[int | Mapped | None] = queue.SimpleQueue()
+        self._to_do: queue.SimpleQueue[int | Mapped | _Locked | None] = queue.SimpleQueue()
         same = before is not None and not before.stale
         self.holdings: Holdings = before.holdings if before is not None and same else Holdings()
         self.holdings.move_to(self)
@@ -134,7 +143,14 @@ class Session:
         """Has the session's thread look whether anything is left to wait for."""
         self._to_do.put(None)
 
-    def bury(self, lease: int, note: Callable[[], None], address: int, nbytes: int) -> None:
+    def bury(
+        self,
+        lease: int,
+        note: Callable[[], None],
+        address: int,
+        nbytes: int,
+        locks: _memory.Locks | None = None,
+    ) -> None:
         """Takes over memory whose last user is gone. Callable from a finalizer.
 
         Args:
@@ -143,10 +159,17 @@ class Session:
                 must not hold on to mapped memory.
             address: Where the memory is mapped.
             nbytes: Its size.
+            locks: What may have page-locked it.
         """
         if self.stale:
             return  # a fork's copy goes with the fork
         note()
+        if locks is None:
+            self._end(lease, address, nbytes)
+        else:
+            self._to_do.put(_Locked(address, nbytes, lease, locks))
+
+    def _end(self, lease: int, address: int, nbytes: int) -> None:
         _memory.unmap(address, nbytes)
         mapped, of_now = self.holdings.take_off(self, lease)
         if of_now or mapped is None:
@@ -188,6 +211,9 @@ class Session:
         """The session's thread: until it is closed and nothing is mapped any more."""
         while not (self._closed and self._to_do.empty() and self.holdings.over(self)):
             match self._to_do.get():
+                case _Locked() as locked:
+                    locked.locks.unlock(locked.address)
+                    self._end(locked.lease, locked.address, locked.nbytes)
                 case Mapped() as mapped:
                     self.holdings.ended(mapped)
                 case int() as lease:

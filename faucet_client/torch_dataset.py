@@ -23,6 +23,7 @@ import torch.utils.data
 from faucet_client.batch import Batch
 from faucet_client.batches import State, batches_in
 from faucet_client.dataset import Dataset, Share, Wish
+from faucet_client.device import Target, transfer_to
 from faucet_client.errors import StateError
 from faucet_client.spec import Split
 
@@ -84,9 +85,12 @@ class FaucetDataset(torch.utils.data.IterableDataset[Batch]):
         rank: Which of the job's ranks this is. A `DistributedSampler` is not needed.
         world_size: How many ranks share each epoch.
         remainder: What becomes of rows that cannot be dealt evenly; see `Dataset.epochs`.
+        device: Where the batches' tensors are; see there. With DataLoader workers, none: such
+            batches cannot be sent between processes.
 
     Raises:
         SpecError: an argument is out of its range, such as a batch larger than the split.
+        DeviceError: there is no such device here.
     """
 
     def __init__(
@@ -103,6 +107,7 @@ class FaucetDataset(torch.utils.data.IterableDataset[Batch]):
         rank: int = 0,
         world_size: int = 1,
         remainder: str = "drop",
+        device: Target | None = None,
     ) -> None:
         self._dataset = dataset
         self._wish = Wish(
@@ -117,6 +122,7 @@ class FaucetDataset(torch.utils.data.IterableDataset[Batch]):
             rank,
             world_size,
             remainder,
+            transfer_to(device),
         )
         self._pid = os.getpid()
         self._iteration: _Iteration | None = None

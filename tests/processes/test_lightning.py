@@ -8,12 +8,14 @@ import subprocess
 import sys
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from faucet_client.lightning import FaucetDataModule
 from tests.processes import forked, lightning_script
 from tests.processes.daemons import WatchedDaemon
 from tests.processes.nursery import ROOT
@@ -203,6 +205,16 @@ def test_prediction_reads_the_eval_split_once_in_order(
     (lines,) = job.run(predict=True)
     found = ids(lines, stage="predict")
     assert len(np.unique(found)) == len(found) == rows
+
+
+def test_the_trainers_device_is_taken_if_it_is_a_gpu(table: Table) -> None:
+    module = FaucetDataModule(table.spec(), batch_size=BATCH, device="trainer")
+    assert module._target() is None
+    for root in (torch.device("cuda", 1), torch.device("cpu"), torch.device("mps")):
+        trainer: Any = SimpleNamespace(strategy=SimpleNamespace(root_device=root))
+        module.trainer = trainer
+        assert module._target() == (root if root.type == "cuda" else None)
+    assert FaucetDataModule(table.spec(), batch_size=BATCH)._target() is None
 
 
 def test_without_lightning_the_module_says_what_to_install() -> None:

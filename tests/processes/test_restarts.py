@@ -192,7 +192,7 @@ def test_a_client_that_is_closed_while_its_daemon_is_away_takes_its_iterators_wi
     batches = client.open(make_table(rows=200_000).spec()).batches(batch_size=100)
     next(batches)
     daemon.kill()
-    eventually(lambda: "Waiting 60 s for it" in caplog.text)
+    eventually(lambda: f"Waiting {PATIENCE_S:g} s for it" in caplog.text)
     client.close()
     daemon.restart()
     with pytest.raises(IteratorError, match="the client was closed"):

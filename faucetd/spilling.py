@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
 import stat
@@ -26,9 +25,9 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from faucet_client._version import __version__
 from faucet_client.layout import SegmentLayout
-from faucetd.errors import ConfigError, LockHeld
+from faucetd.errors import ConfigError
+from faucetd.locks import locked
 from faucetd.patient_thread import PatientThread
 from faucetd.publish.spill import (
     Leftover,
@@ -322,22 +321,21 @@ def claim(path: Path) -> Iterator[SpillFolder]:
                 "rows of tables will be in it: chmod 700 it, or choose a folder inside it, which "
                 "is made if it does not exist"
             )
-        fd = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise ConfigError(f"cannot use spill_dir {path}: {error}") from None
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(fd, 200).decode(errors="replace").strip() or "an unknown process"
-            raise LockHeld(
-                f"another faucetd uses spill_dir {path}: {holder}; stop it, or choose another one"
-            ) from None
-        os.ftruncate(fd, 0)
-        os.write(fd, f"pid {os.getpid()}, faucetml {__version__}\n".encode())
+    with _only_one(path):
         yield SpillFolder(path)
-    finally:
-        os.close(fd)
+
+
+@contextlib.contextmanager
+def _only_one(path: Path) -> Iterator[None]:
+    held = f"another faucetd uses spill_dir {path}: {{holder}}; stop it, or choose another one"
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(path / _LOCK, 0o600, held))
+        except OSError as error:
+            raise ConfigError(f"cannot use spill_dir {path}: {error}") from None
+        yield
 
 
 def default_budget(path: Path, used_bytes: int) -> int:

@@ -78,6 +78,10 @@ _log = logging.getLogger(__name__)
 LEAVING_S = 1.0
 """How long a new reader waits for one of the same name that may just be leaving."""
 
+LEAVING_ELSEWHERE_S = 8.0
+"""The same, of another process: it may be a DataLoader worker whose trainer was killed, which it
+notices within 5 s (torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL)."""
+
 MAX_READERS_PER_SESSION = 256
 
 ReaderName = tuple[str, str, int, int, Split]
@@ -535,7 +539,9 @@ class Conductor:
             )
         name = _reader_name(request)
         try:
-            async with asyncio.timeout(LEAVING_S):
+            other = self._names.get(name)
+            elsewhere = other is not None and other.session.pid != session.pid
+            async with asyncio.timeout(LEAVING_ELSEWHERE_S if elsewhere else LEAVING_S):
                 while (other := self._names.get(name)) is not None:
                     await other.gone.wait()
         except TimeoutError:

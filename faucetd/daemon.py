@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import hashlib
 import logging
 import os
@@ -30,8 +29,9 @@ from faucet_client.status import Status
 from faucetd.conductor import Conductor
 from faucetd.config import Settings
 from faucetd.dealt import DealtFolders
-from faucetd.errors import ConfigError, LockHeld
+from faucetd.errors import ConfigError
 from faucetd.journal import PlanJournal
+from faucetd.locks import locked
 from faucetd.publish.spill import Leftover, SpillFolder
 from faucetd.serve.handoff import HandoffServer
 from faucetd.serve.service import NOT_SERVING, SERVING, FaucetService, make_server, service_names
@@ -180,27 +180,13 @@ def _folder(settings: Settings) -> Iterator[None]:
     yield
 
 
-@contextlib.contextmanager
-def _lock(address: Address) -> Iterator[None]:
-    """Holds the address, so that a second daemon ends at once instead of taking the sockets over.
-
-    The file stays: removing it would let two daemons lock two files of the same name.
-    """
-    fd = os.open(address.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(fd, 200).decode(errors="replace").strip() or "an unknown process"
-            raise LockHeld(
-                f"another faucetd serves {address}: {holder}; stop it, or choose another --listen"
-            ) from None
-        os.ftruncate(fd, 0)
-        os.write(fd, f"pid {os.getpid()}, faucetml {__version__}\n".encode())
-        yield
-        os.ftruncate(fd, 0)
-    finally:
-        os.close(fd)
+def _lock(address: Address) -> contextlib.AbstractContextManager[None]:
+    """Holds the address: a second daemon ends at once instead of taking the sockets over."""
+    return locked(
+        Path(address.lock_path),
+        0o640,
+        f"another faucetd serves {address}: {{holder}}; stop it, or choose another --listen",
+    )
 
 
 @contextlib.contextmanager

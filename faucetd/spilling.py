@@ -6,14 +6,14 @@ was told to, so that what was removed has made its room before the next file is 
 back. They spend their time in system calls and checksums, without the interpreter's lock.
 
 Whatever goes wrong with the disk is no error of a trainer's: it is an *alert*, for the log and the
-status, and the scheduler is told, which then does without.
+status, and the scheduler is told, which then does without; after a while it is tried again. A disk
+that hangs is one more such thing: memory is not kept for a file of which nothing comes for HUNG_S.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
 import stat
@@ -25,9 +25,10 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from faucet_client._version import __version__
 from faucet_client.layout import SegmentLayout
-from faucetd.errors import ConfigError, LockHeld
+from faucetd.errors import ConfigError
+from faucetd.locks import locked
+from faucetd.patient_thread import PatientThread
 from faucetd.publish.spill import (
     Leftover,
     Mark,
@@ -46,6 +47,16 @@ _T = TypeVar("_T")
 
 DEFAULT_BUDGET_PERCENT = 80
 """Of what the disk has left, the spill files that are there included."""
+
+HUNG_S = 15.0
+"""How long the disk may take for a MiB, or to remove a file."""
+
+RETRY_S = 10.0
+"""After a failure nothing is written for so long; each time that it fails again, twice as long."""
+
+MOST_RETRY_S = 600.0
+
+_LOOK_S = 1.0
 
 _LOCK = "lock"
 
@@ -66,10 +77,12 @@ class Spilling:
     ) -> None:
         self._folder = folder
         self._happened = happened
-        self._writer = ThreadPoolExecutor(1, "faucet-spill-write")
+        self._writer = PatientThread("faucet-spill-write")
         self._readers = ThreadPoolExecutor(MOST_RESTORES, "faucet-spill-read")
-        self._cancelled = threading.Event()
+        self._cancelled = _Cancelled(self._writer.moves)
         self._closed = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._retry_s = RETRY_S
         self._files: dict[SegmentId, SpillFile] = {}
         self._writing: dict[SegmentId, int] = {}  # the number of the write that counts
         self._writes = 0
@@ -77,6 +90,7 @@ class Spilling:
         self._idle.set()
         self._under_way = 0
         self.failed = ""
+        self._last_failure = ""
         self.alerts: list[str] = []
         self.restored: Counter[str] = Counter()
 
@@ -101,7 +115,9 @@ class Spilling:
             segment.dataset, mark, segment.chunk, segment.split, mine, layout, self._cancelled,
         )  # fmt: skip
         ended = partial(self._written, segment, self._writes)
-        self._run(self._writer, partial(self._write, write, mine), ended)
+        self._in_turn(partial(self._write, write, mine), ended)
+        if self._timer is None:
+            self._look()
 
     def remove(self, segment: SegmentId) -> None:
         """Removes a segment's file, or what is there of it once it has been written."""
@@ -109,12 +125,12 @@ class Spilling:
         self._files.pop(segment, None)
         self._writing.pop(segment, None)
         remove = partial(self._folder.remove, segment.dataset, segment.chunk, segment.split)
-        self._run(self._writer, remove, self._removed)
+        self._in_turn(remove, self._removed)
 
     def remove_dataset(self, dataset: str) -> None:
         """Removes what is left of a dataset whose segments were all removed."""
         if self._folder is not None:
-            self._run(self._writer, partial(self._folder.remove_dataset, dataset), self._removed)
+            self._in_turn(partial(self._folder.remove_dataset, dataset), self._removed)
 
     def restore(
         self, restore: RestoreSegment, arrived: Callable[[SegmentId, int, SegmentLayout], str]
@@ -129,7 +145,8 @@ class Spilling:
         assert self._folder is not None, "there is a file"
         file = self._files[restore.segment]
         read = partial(self._folder.read, restore.segment.dataset, file)
-        self._run(self._readers, read, partial(self._read, restore, file, arrived))
+        future = asyncio.get_running_loop().run_in_executor(self._readers, read)
+        self._follow(future, partial(self._read, restore, file, arrived))
 
     async def finish(self, timeout_s: float) -> None:
         """Waits until all is written, but no longer than that."""
@@ -140,7 +157,9 @@ class Spilling:
         """Ends the threads; what is being written is given up."""
         self._closed = True
         self._cancelled.set()
-        self._writer.shutdown()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._writer.stop(0.0 if self._writer.hangs_for_s > HUNG_S else HUNG_S)
         self._readers.shutdown()
 
     def alert(self, message: str) -> None:
@@ -151,13 +170,12 @@ class Spilling:
 
     # Threads, and what comes of them.
 
-    def _run(
-        self,
-        threads: ThreadPoolExecutor,
-        work: Callable[[], _T],
-        ended: Callable[[asyncio.Future[_T]], None],
+    def _in_turn(self, work: Callable[[], _T], ended: Callable[[asyncio.Future[_T]], None]) -> None:
+        self._follow(asyncio.wrap_future(self._writer.do(work)), ended)
+
+    def _follow(
+        self, future: asyncio.Future[_T], ended: Callable[[asyncio.Future[_T]], None]
     ) -> None:
-        future = asyncio.get_running_loop().run_in_executor(threads, work)
         self._under_way += 1
         self._idle.clear()
         future.add_done_callback(self._ended)
@@ -179,22 +197,62 @@ class Spilling:
     def _written(self, segment: SegmentId, number: int, future: asyncio.Future[SpillFile]) -> None:
         error = future.exception()
         counts = self._writing.get(segment) == number  # it was not removed meanwhile
+        if self._closed:
+            return
         if isinstance(error, OSError) and not self.failed:
-            self.failed = str(error)
-            self.alert(
-                f"nothing more is spilled to disk until the daemon is started again: {error}. "
-                "Make room on the disk of spill_dir, or lower spill_budget"
-            )
-        if self._closed or not counts:
+            self._fail(f"{error}. Make room on the disk of spill_dir, or lower spill_budget")
+        if not counts:
             return
         del self._writing[segment]
         if error is None:
+            self._went_well()
             self._files[segment] = future.result()
             self._happened(events.SegmentSpilled(segment))
         elif isinstance(error, OSError | SpillCancelled):
             self._happened(events.SpillFailed(segment))
         else:
             raise error
+
+    def _look(self) -> None:
+        """Does without a disk that hangs, as long as there is something to write."""
+        self._timer = None
+        if self._writer.hangs_for_s >= HUNG_S and not self.failed:
+            self._fail(
+                f"its disk has not answered for {HUNG_S:.0f} s. Look after the disk of spill_dir"
+            )
+            given_up = list(self._writing)
+            self._writing.clear()
+            for segment in given_up:  # what still comes of these counts no more, and is removed
+                self._happened(events.SpillFailed(segment))
+        if self._writing and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_LOOK_S, self._look)
+
+    def _fail(self, why: str) -> None:
+        self.failed = f"nothing more is spilled to disk for {self._retry_s:.0f} s: {why}"
+        self.alert(self.failed)
+        self._retry_later()
+
+    def _retry_later(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(self._retry_s, self._retry)
+        self._retry_s = min(2 * self._retry_s, MOST_RETRY_S)
+
+    def _retry(self) -> None:
+        self._timer = None
+        if self._writer.hangs_for_s >= HUNG_S:
+            self._retry_later()
+            return
+        self._last_failure, self.failed = self.failed, ""
+        self._happened(events.SpillRetried())
+
+    def _went_well(self) -> None:
+        """A file was written: what failed before is over."""
+        self._retry_s = RETRY_S
+        if self._last_failure:
+            _log.info("segments are spilled to disk again")
+            self.alerts = [alert for alert in self.alerts if alert != self._last_failure]
+            self._last_failure = ""
 
     def _removed(self, future: asyncio.Future[None]) -> None:
         if isinstance(error := future.exception(), OSError):
@@ -229,6 +287,18 @@ class Spilling:
         self._happened(events.RestoreFailed(restore.restore))
 
 
+class _Cancelled(threading.Event):
+    """Asked before each block that is written, which shows that the disk does not hang."""
+
+    def __init__(self, moves: Callable[[], None]) -> None:
+        super().__init__()
+        self._moves = moves
+
+    def is_set(self) -> bool:
+        self._moves()
+        return super().is_set()
+
+
 @contextlib.contextmanager
 def claim(path: Path) -> Iterator[SpillFolder]:
     """The folder of spill files, which nobody else uses meanwhile; made if it is missing.
@@ -251,22 +321,21 @@ def claim(path: Path) -> Iterator[SpillFolder]:
                 "rows of tables will be in it: chmod 700 it, or choose a folder inside it, which "
                 "is made if it does not exist"
             )
-        fd = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise ConfigError(f"cannot use spill_dir {path}: {error}") from None
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(fd, 200).decode(errors="replace").strip() or "an unknown process"
-            raise LockHeld(
-                f"another faucetd uses spill_dir {path}: {holder}; stop it, or choose another one"
-            ) from None
-        os.ftruncate(fd, 0)
-        os.write(fd, f"pid {os.getpid()}, faucetml {__version__}\n".encode())
+    with _only_one(path):
         yield SpillFolder(path)
-    finally:
-        os.close(fd)
+
+
+@contextlib.contextmanager
+def _only_one(path: Path) -> Iterator[None]:
+    held = f"another faucetd uses spill_dir {path}: {{holder}}; stop it, or choose another one"
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(path / _LOCK, 0o600, held))
+        except OSError as error:
+            raise ConfigError(f"cannot use spill_dir {path}: {error}") from None
+        yield
 
 
 def default_budget(path: Path, used_bytes: int) -> int:

@@ -161,6 +161,11 @@ class SpillFailed:
 
 
 @dataclass(frozen=True)
+class SpillRetried:
+    """The disk may take files again, after it did not."""
+
+
+@dataclass(frozen=True)
 class SegmentRestored:
     """The segment was read back, and stands in sealed memory."""
 
@@ -263,6 +268,7 @@ Event = (
     | SpillFound
     | SegmentSpilled
     | SpillFailed
+    | SpillRetried
     | SegmentRestored
     | RestoreFailed
     | OrphanedMemory

@@ -65,6 +65,7 @@ from faucetd.schedule.events import (
     SegmentSpilled,
     SpillFailed,
     SpillFound,
+    SpillRetried,
     WorkerDied,
     WorkerIdle,
     WorkerTaken,
@@ -184,6 +185,8 @@ class Scheduler:
                 self._store.spilled(event.segment)
             case SpillFailed():
                 self._store.spill_failed(event.segment)
+            case SpillRetried():
+                self._store.disk.start()
             case SegmentRestored():
                 self._stirred.update(self._store.restored(event.restore))
             case RestoreFailed():

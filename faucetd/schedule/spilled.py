@@ -66,8 +66,12 @@ class SpillTier:
         return SpillView(self.budget_bytes, self.used_bytes)
 
     def stop(self) -> None:
-        """The disk takes no more."""
+        """The disk takes no more, for now."""
         self._stopped = True
+
+    def start(self) -> None:
+        """The disk may take more again."""
+        self._stopped = self.budget_bytes == 0
 
     def __contains__(self, segment: SegmentId) -> bool:
         """Whether the segment has a file, whole or being written."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import resource
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,47 @@ def test_a_full_disk_ends_the_spilling_and_training_goes_on(
     (alert,) = status.alerts
     assert "nothing more is spilled to disk" in alert
     assert not list(spill_dir.rglob("*.part"))
+
+
+def test_a_disk_that_has_room_again_is_used_again(
+    start_daemon: StartDaemon, table: Table, start_trainer: StartTrainer, spill_dir: Path
+) -> None:
+    daemon = start_daemon("4MiB", workers=2, spill_dir=str(spill_dir))
+    client = daemon.client()
+    limit = resource.RLIMIT_FSIZE
+    _, most = resource.prlimit(daemon.process.pid, limit)
+    resource.prlimit(daemon.process.pid, limit, (300_000, most))
+    trainer = start_trainer(daemon, table)
+    trainer.start(BATCH, epochs=20)
+    trainer.send("read", pause_s=0.002)
+    (alert,) = eventually(lambda: client.status().alerts, 60.0)
+    assert re.search(r"nothing more is spilled to disk for \d+ s: .*File too large", alert)
+    resource.prlimit(daemon.process.pid, limit, (most, most))
+    eventually(lambda: client.status().spill_used_bytes > 0, 120.0)
+    eventually(lambda: not client.status().alerts, 60.0)
+    trainer.kill()
+
+
+def test_a_disk_that_hangs_keeps_no_memory_and_nobody_from_the_source(
+    start_daemon: StartDaemon, table: Table, start_trainer: StartTrainer, spill_dir: Path
+) -> None:
+    daemon = start_daemon("4MiB", workers=2, spill_dir=str(spill_dir))
+    client = daemon.client()
+    folder = spill_dir / client.open(table.spec()).info.key
+    folder.mkdir(mode=0o700)
+    pipes = [folder / f"{chunk}-train.part" for chunk in range(100)]
+    for pipe in pipes:
+        os.mkfifo(pipe)  # nobody reads it, so that whoever opens it to write hangs
+    read_epochs(start_trainer(daemon, table), table, 2)
+    status = client.status()
+    (alert,) = status.alerts
+    assert "has not answered for 15 s" in alert
+    assert status.spill_used_bytes == status.datasets[0].chunks_spilled == 0
+    assert daemon.stop() == 0  # the thread hangs still
+    daemon.restart()
+    read_epochs(start_trainer(daemon, table), table, 1)
+    assert dataset_of(daemon).chunks_spilled > 0
+    assert not daemon.client().status().alerts
 
 
 def test_after_random_kills_only_valid_files_are_left_and_rows_are_exact(

@@ -72,6 +72,26 @@ def test_a_killed_trainer_goes_on_in_mid_epoch_as_often_as_it_takes(
     assert_exact(trainer.ids(), ROWS)
 
 
+def test_a_trainer_goes_on_at_once_though_workers_of_the_killed_one_have_its_name(
+    daemon: WatchedDaemon, table: Table, start_trainer: StartTrainer
+) -> None:
+    wishes: dict[str, Any] = {"workers": 2, "batch_size": BATCH, "seed": 3, "job": "the same"}
+    first, second = (start_trainer(daemon, table, patience_s=60.0) for _ in range(2))
+    second.opened()  # so that it begins before the workers notice that they are orphans
+    first.ask("load", **wishes)
+    first.ask("iterate")
+    first.ask("read", count=9)
+    state = first.ask("loader_state")["state"]
+    had = first.ids()
+    first.kill()
+    second.ask("load", state=state, **wishes)
+    second.send("iterate")
+    assert "error" not in second.answer()
+    told = second.ask("read")
+    assert "error" not in told, told
+    assert_exact(np.concatenate([had, second.ids()]), ROWS)
+
+
 @pytest.mark.parametrize("ended", [False, True], ids=["at the last batch", "after the end"])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_state_of_an_epoch_s_end_goes_on_with_the_next_epoch(

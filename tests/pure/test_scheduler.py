@@ -35,6 +35,7 @@ from faucetd.schedule.events import (
     SegmentSpilled,
     SpillFailed,
     SpillFound,
+    SpillRetried,
     Totals,
     WorkerDied,
     WorkerIdle,
@@ -314,6 +315,18 @@ def test_who_was_starved_fails_by_name_and_others_go_on() -> None:
     world.send(OrphanedMemory(0))
     world.run()
     assert {grant.reader for grant in world.grants} == {2}
+
+
+def test_a_disk_that_failed_is_written_to_again_when_it_is_tried_again() -> None:
+    world = World(9 * SIZE, chunks(9, evals=0), spill_budget=9 * SIZE)
+    world.join(1, credits=9)
+    world.finish_load(0)
+    world.send(SpillFailed(world.spilling[0]))
+    world.finish_load(0)
+    assert world.spilling == []
+    world.send(SpillRetried())
+    world.finish_load(0)
+    assert len(world.spilling) == 1
 
 
 def test_a_reader_that_the_budget_cannot_promise_its_floor_is_refused_with_figures() -> None:
@@ -746,6 +759,10 @@ class Histories(RuleBasedStateMachine):
     @rule(data=st.data())
     def fill_the_disk(self, data: st.DataObject) -> None:
         self.world.send(SpillFailed(data.draw(st.sampled_from(self.world.spilling))))
+
+    @rule()
+    def try_the_disk_again(self) -> None:
+        self.world.send(SpillRetried())
 
     @precondition(lambda self: self.world.restores and self.spill != ROOM_FOR_ALL)
     @rule(data=st.data())

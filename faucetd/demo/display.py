@@ -149,7 +149,8 @@ class LiveDisplay:
         match event:
             case Batches(epoch, done, total, loss):
                 self._move(job, epoch + done / total)
-                self._say(job, f"epoch {epoch + 1} of {self._epochs}, loss {loss:.3f}")
+                again = " [green]resumed" if job.resumption else ""
+                self._say(job, f"epoch {epoch + 1} of {self._epochs}, loss {loss:.3f}{again}")
             case EpochEnd():
                 self._move(job, event.epoch + 1.0)
                 self._say(job, _end_text(event))
@@ -173,18 +174,20 @@ class LiveDisplay:
             self._status = found.status
 
     def _picture(self) -> RenderableType:
-        return Group(Text(), *self._table(), Text(), self._progress.get_renderable())
+        chunks = chunk_lines(self._status, self._console.width)
+        return Group(Text(), *chunks, Text(), self._progress.get_renderable())
 
-    def _table(self) -> Sequence[RenderableType]:
-        width = self._console.width
-        if self._status is None or not self._status.datasets:
-            return [Text("  the table is not open yet", "bright_black")]
-        (dataset,) = self._status.datasets
-        figures = Text(
-            f"  read {dataset.source_rows_read:,} rows of the source, "
-            f"served {dataset.rows_served:,} to trainers",
-        )
-        return [*chunk_maps(dataset, width), figures, Text("  ").append_text(legend())]
+
+def chunk_lines(status: Status | None, width: int) -> list[RenderableType]:
+    """What has become of the table's chunks, in lines of at most `width` cells."""
+    if status is None or not status.datasets:
+        return [Text("  the table is not open yet", "bright_black")]
+    dataset = status.datasets[0]
+    figures = Text(
+        f"  read {dataset.source_rows_read:,} rows of the source, "
+        f"served {dataset.rows_served:,} to trainers"
+    )
+    return [*chunk_maps(dataset, width), figures, Text("  ").append_text(legend())]
 
 
 def _name(job: Job) -> str:
@@ -201,7 +204,7 @@ def _end_text(event: EpochEnd) -> str:
 
 def _killed_line(job: Job, last: Batches) -> str:
     place = _place(last.epoch, last.done)
-    return f"{_name(job)}: killed by SIGKILL, at {place} of {last.total}; starting it again"
+    return f"{_name(job)}: killed (SIGKILL) at {place} of {last.total}; starts again"
 
 
 def _resumed_line(job: Job, event: Resumed) -> str:

@@ -24,7 +24,7 @@ from faucetd.demo.interrupts import Interrupts
 from faucetd.demo.jobs import Job
 from faucetd.demo.processes import Child, Processes
 from faucetd.demo.rows import compare
-from faucetd.demo.summary import daemon_lines, results_table, resumption_line, rows_lines
+from faucetd.demo.summary import daemon_lines, kill_text, results_table, rows_lines, verdict
 from faucetd.demo.sweep import Plan, Sweep
 from faucetd.demo.table import LATE_MINUTES, make_table, read_ids
 from faucetd.probe import probe
@@ -32,22 +32,17 @@ from faucetd.probe import probe
 LEARNING_RATES = (0.1, 0.01, 0.001, 0.0001)
 TO_KILL = 0.01
 EPOCHS = 3
-INTERVAL_S = 1.5
 MEMORY_BUDGET = "256MiB"
 
 START_TIMEOUT_S = 30.0
 
 
-def run(
-    warehouse: Warehouse | None = None,
-    rows: int | None = None,
-    interval_s: float = INTERVAL_S,
-) -> None:
+def run(warehouse: Warehouse | None, rows: int | None, interval_s: float) -> None:
     """Runs the demo.
 
     Args:
-        warehouse: Where the table goes; by default into a file.
-        rows: Flights to take at most; by default all.
+        warehouse: Where the table goes, if not into a file.
+        rows: Flights to take at most, if not all.
         interval_s: Between the starts of two trainers.
 
     Raises:
@@ -98,11 +93,10 @@ def run(
     console.print()
     console.print(results_table(jobs, given))
     [killed] = [job for job in jobs if job.name == plan.to_kill]
-    console.print(resumption_line(killed))
+    console.print(f"* {kill_text(killed)}")
     console.print()
-    for line in daemon_lines(status, table_rows, len(jobs) * EPOCHS):
-        console.print(line)
-    for line in rows_lines(given):
+    console.print(verdict(status, table_rows, given), style="bold")
+    for line in [*daemon_lines(status, table_rows, len(jobs) * EPOCHS), *rows_lines(given)]:
         console.print(line)
     if not all(epoch.exact for epochs in given.values() for epoch in epochs):
         raise FaucetError("some trainer was not given each row once, see above")

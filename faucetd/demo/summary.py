@@ -42,38 +42,46 @@ def _rows_text(counts: Sequence[int]) -> str:
     return " + ".join(f"{count:,}" for count in counts)
 
 
-def resumption_line(job: Job) -> str:
+def kill_text(job: Job) -> str:
     """What the kill of a job's trainer cost."""
     found = job.resumption
     if found is None:
-        return f"* The trainer {job.name} was to be killed, and had ended before that."
+        return f"The trainer {job.name} was to be killed, and had ended before that."
     killed = found.killed
     return (
-        f"* Killed (SIGKILL) in epoch {killed.epoch + 1}, at batch {killed.done} of "
-        f"{killed.total}; another process went on {found.seconds:.1f} s later, from the "
-        f"checkpoint of epoch {found.epoch + 1}, batch {found.done}. The {found.rows_again:,} rows "
-        "since then were given again: the model in the checkpoint had not seen them."
+        f"Killed (SIGKILL) in epoch {killed.epoch + 1}, at batch {killed.done} of "
+        f"{killed.total}. After {found.seconds:.1f} s another process went on, from the checkpoint "
+        f"of epoch {found.epoch + 1}, batch {found.done}: the {found.rows_again:,} rows since then "
+        "were given again, since the model in it had not seen them."
     )
+
+
+def verdict(status: Status, table_rows: int, rows: RowsOfJobs) -> str:
+    """The outcome in a few words."""
+    exact = "rows exact" if not _wrong(rows) else "rows NOT exact"
+    return f"Read {_times(status, table_rows)}, {exact}."
 
 
 def rows_lines(rows: RowsOfJobs) -> list[str]:
     """Whether each row was given once an epoch, by their ids; where not, what was wrong."""
+    if wrong := _wrong(rows):
+        return wrong
     epochs = [epoch for of_job in rows.values() for epoch in of_job]
-    wrong = [
+    line = (
+        f"In each of {len(epochs)} epochs, each row id of the table came once: "
+        f"{epochs[0].trained:,} to train on, {epochs[0].evaluated:,} to evaluate."
+    )
+    return [line]
+
+
+def _wrong(rows: RowsOfJobs) -> list[str]:
+    return [
         f"{job}, epoch {number}: {epoch.missing:,} rows missing, {epoch.surplus:,} too many, "
-        f"{epoch.moved:,} in the other split"
+        f"{epoch.moved:,} in the other split."
         for job, of_job in rows.items()
         for number, epoch in enumerate(of_job, 1)
         if not epoch.exact
     ]
-    if wrong:
-        return ["Rows NOT exact:", *wrong]
-    first = epochs[0]
-    exact = (
-        f"Rows exact: in each of the {len(epochs)} epochs each row id came once, "
-        f"{first.trained:,} to train on and {first.evaluated:,} to evaluate."
-    )
-    return [exact]
 
 
 def daemon_lines(status: Status, table_rows: int, passes: int) -> list[str]:
@@ -84,7 +92,6 @@ def daemon_lines(status: Status, table_rows: int, passes: int) -> list[str]:
         table_rows: Rows of the table.
         passes: Over the table, by which these trainings would have read it alone.
     """
-    rows_read = sum(dataset.source_rows_read for dataset in status.datasets)
     bytes_read = sum(dataset.source_bytes_read for dataset in status.datasets)
     rows_served = sum(dataset.rows_served for dataset in status.datasets)
     chunks_made = sum(dataset.chunks_made for dataset in status.datasets)
@@ -93,14 +100,22 @@ def daemon_lines(status: Status, table_rows: int, passes: int) -> list[str]:
     saved = [_cost_line(cost) for cost in costs] or [
         f"Trainers that read it themselves would have read {passes * table_rows:,} rows."
     ]
-    times = "once" if rows_read == table_rows else f"{rows_read / table_rows:.2f} times"
+    read = f"{_rows_read(status):,} rows, {format_size(bytes_read)}, in {chunks_made} chunks"
     used = f"{format_size(status.memory.peak_bytes)} of {format_size(status.memory.budget_bytes)}"
-    read = f"{rows_read:,} rows of the table, {format_size(bytes_read)}"
-    return [
-        f"Read {times}: {read}; served {rows_served:,} rows.",
-        *saved,
-        f"The daemon made {chunks_made} chunks, and had at most {used} shared memory in use.",
-    ]
+    line = (
+        f"The daemon read the table {_times(status, table_rows)}: {read}. It served "
+        f"{rows_served:,} rows, out of at most {used} shared memory."
+    )
+    return [line, *saved]
+
+
+def _times(status: Status, table_rows: int) -> str:
+    rows_read = _rows_read(status)
+    return "once" if rows_read == table_rows else f"{rows_read / table_rows:.2f} times"
+
+
+def _rows_read(status: Status) -> int:
+    return sum(dataset.source_rows_read for dataset in status.datasets)
 
 
 def _cost_line(cost: CostStatus) -> str:

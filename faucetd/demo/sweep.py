@@ -10,10 +10,12 @@ Invariants:
 from __future__ import annotations
 
 import queue
+import subprocess
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +39,9 @@ KILL_SHARE = 0.1
 
 _LOOK_S = 0.5
 
+_DYING_S = 1.0
+"""A trainer may tell that the daemon is not there before that has quite ended."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -48,6 +53,7 @@ class Plan:
         epochs: Of each.
         interval_s: Between the starts of two.
         to_kill: The job whose trainer is killed.
+        trainer: The module that trains.
     """
 
     arguments: Sequence[str]
@@ -55,6 +61,7 @@ class Plan:
     epochs: int
     interval_s: float
     to_kill: str
+    trainer: str = "faucetd.demo.trainer"
 
 
 @dataclass
@@ -86,6 +93,8 @@ class Sweep:
         self._display = display
         self._reports: queue.SimpleQueue[tuple[_Trainer, Event | None]] = queue.SimpleQueue()
         self._running = 0
+        self._heard_s = 0.0  # when a trainer last reported
+        self._patience_s = OPENING_TIMEOUT_S
         self._resuming: dict[str, _Trainer] = {}  # by job, what was killed
 
     def run(self, jobs: Sequence[Job]) -> None:
@@ -95,31 +104,37 @@ class Sweep:
             FaucetError: the daemon or a trainer failed; the message has the end of the log.
         """
         waiting = deque(jobs)
-        next_start_s = heard_s = time.monotonic()
-        patience_s = OPENING_TIMEOUT_S
+        next_start_s = self._heard_s = time.monotonic()
         while waiting or self._running:
             now_s = time.monotonic()
             if waiting and now_s >= next_start_s:
                 self._start(waiting.popleft())
-                next_start_s = now_s + self._plan.interval_s
+                next_start_s = time.monotonic() + self._plan.interval_s
                 continue
-            until_start_s = next_start_s - now_s if waiting else _LOOK_S
-            try:
-                trainer, event = self._reports.get(timeout=min(until_start_s, _LOOK_S))
-            except queue.Empty:
-                self._check_daemon()
-                if time.monotonic() - heard_s > patience_s:
-                    raise FaucetError(
-                        f"no trainer made progress for {patience_s:.0f} s; the daemon's "
-                        f"log:\n{self._daemon.log_tail()}"
-                    ) from None
+            report = self._next_report(next_start_s - now_s if waiting else _LOOK_S)
+            if report is None:
                 continue
-            self._check_daemon()  # first: where it has died, trainers only say that it is not there
-            heard_s, patience_s = time.monotonic(), SILENCE_TIMEOUT_S
+            trainer, event = report
             if event is None:
                 self._take_end(trainer)
             else:
                 self._take(trainer, event)
+
+    def _next_report(self, timeout_s: float) -> tuple[_Trainer, Event | None] | None:
+        """What a trainer has reported, None for its end; or None if nobody has for a while."""
+        try:
+            report = self._reports.get(timeout=min(timeout_s, _LOOK_S))
+        except queue.Empty:
+            report = None
+        self._check_daemon()
+        if report is not None:
+            self._heard_s, self._patience_s = time.monotonic(), SILENCE_TIMEOUT_S
+        elif time.monotonic() - self._heard_s > self._patience_s:
+            raise FaucetError(
+                f"no trainer made progress for {self._patience_s:.0f} s; the daemon's "
+                f"log:\n{self._daemon.log_tail()}"
+            )
+        return report
 
     def _start(self, job: Job) -> None:
         killed = self._resuming.get(job.name)
@@ -127,7 +142,7 @@ class Sweep:
         arguments = [*self._plan.arguments, "--folder", str(self._plan.folder), "--job", job.name]
         arguments += ["--learning-rate", str(job.learning_rate)]
         arguments += ["--epochs", str(self._plan.epochs)]
-        child = self._processes.start(name, "faucetd.demo.trainer", arguments, piped=True)
+        child = self._processes.start(name, self._plan.trainer, arguments, piped=True)
         trainer = _Trainer(job, child)
         threading.Thread(target=self._forward, args=(trainer,), daemon=True).start()
         self._running += 1
@@ -151,6 +166,7 @@ class Sweep:
         job = trainer.job
         match event:
             case Failure(message):
+                self._check_daemon(_DYING_S)
                 raise FaucetError(f"the trainer {job.name} failed: {message}")
             case Resumed():
                 self._note_resumption(job, event)
@@ -186,6 +202,14 @@ class Sweep:
                 f"end; its log:\n{child.log_tail()}"
             )
 
+    def _check_daemon(self, patience_s: float = 0.0) -> None:
+        with suppress(subprocess.TimeoutExpired):
+            self._daemon.process.wait(patience_s)
+            raise FaucetError(
+                f"the demo's daemon {self._daemon.how_it_ended()}; its "
+                f"log:\n{self._daemon.log_tail()}"
+            )
+
     def _note_resumption(self, job: Job, event: Resumed) -> None:
         killed = self._resuming[job.name]
         assert killed.batches is not None
@@ -197,13 +221,6 @@ class Sweep:
             rows_again=killed.rows_given - event.rows,
             seconds=time.monotonic() - killed.killed_at_s,
         )
-
-    def _check_daemon(self) -> None:
-        if self._daemon.process.poll() is not None:
-            raise FaucetError(
-                f"the demo's daemon {self._daemon.how_it_ended()}; its "
-                f"log:\n{self._daemon.log_tail()}"
-            )
 
 
 def is_moment(saved: Saved | None, event: Event) -> bool:

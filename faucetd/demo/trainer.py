@@ -104,10 +104,11 @@ def train(
             labels=["late"],
             hash_column="row_id",  # decides which row is of which split
             eval_percent=20,
-            passthrough=["row_id"],
+            passthrough=["row_id"],  # for the check of the rows
             exclude_features=exclude,
             preprocessing="auto",  # fitted to the train split, once for all jobs
             fit_on="sample",  # by reading: queries are billed for 10 MiB each, however few rows
+            chunk_rows=5_000,  # so few for the map of the chunks; leave it out otherwise
         )
     )
     torch.manual_seed(0)  # every job begins with the same weights

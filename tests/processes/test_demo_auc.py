@@ -64,14 +64,14 @@ def database(tmp_path: Path) -> Path:
 
 
 def test_the_demo_beats_the_numeric_columns_alone(
-    database: Path, start_daemon: StartDaemon, monkeypatch: pytest.MonkeyPatch
+    database: Path, tmp_path: Path, start_daemon: StartDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = DuckDBSource(str(database), table=TABLE)
     daemon = start_daemon("256MiB", workers=1)
     monkeypatch.setitem(os.environ, "FAUCET_ADDRESS", daemon.address)
     ends: list[Event] = []
     with torch.random.fork_rng():
-        trainer.train(source, "demo", LEARNING_RATE, EPOCHS, ends.append)
+        trainer.train(source, "demo", LEARNING_RATE, EPOCHS, tmp_path, ends.append)
         with daemon.client() as client:
             numbers = auc_of_numbers(client, source)
     with_categories = [event.auc for event in ends if isinstance(event, EpochEnd)][-1]

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,7 @@ _ID_BYTES = np.dtype(np.int64).itemsize
 
 
 class RowLog:
-    """Writes the ids of the rows that a job is given.
+    """Writes the ids of the rows that a job is given, within its `with` block.
 
     Args:
         folder: Where its files are.
@@ -57,14 +57,19 @@ class RowLog:
             batch: Has the row ids as the further column `row_id`.
         """
         if self._file is None or self._place != (split, epoch):
-            self.close()
+            self._close()
             self._place = (split, epoch)
             self._file = _path(self._folder, self._job, split, epoch).open("ab", buffering=0)
             self._file.truncate(batch.batch_num * self._batch_size * _ID_BYTES)
         self._file.write(np.asarray(batch.passthrough["row_id"], np.int64).tobytes())
 
-    def close(self) -> None:
-        """Closes its file."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None

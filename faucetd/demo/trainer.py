@@ -128,43 +128,42 @@ def train(
     training = dataset.epochs(
         "train", count=epochs, batch_size=BATCH_SIZE, seed=7, job=job, state=state
     )
-    rows_log = RowLog(folder, job, BATCH_SIZE)
-    for epoch in training:
-        net.train()
-        started, waited_s = time.monotonic(), training.stats().seconds_waited
-        rows, total = 0, len(epoch)
-        for batch in epoch:
-            rows_log.add("train", epoch.number, batch)
-            loss = loss_of(net(batch), batch.labels["late"])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+    with training, RowLog(folder, job, BATCH_SIZE) as rows_log:
+        for epoch in training:
+            net.train()
+            started, waited_s = time.monotonic(), training.stats().seconds_waited
+            rows, total = 0, len(epoch)
+            for batch in epoch:
+                rows_log.add("train", epoch.number, batch)
+                loss = loss_of(net(batch), batch.labels["late"])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
 
-            rows += len(batch)
-            done = batch.batch_num + 1
-            if done % max(total // REPORTS_AN_EPOCH, 1) == 0:
-                report(Batches(epoch.number, done, total, loss.item()))
-            if done % max(total // CHECKPOINTS_AN_EPOCH, 1) == 0 and done < total:
-                save(
-                    checkpoint,
-                    net=net.state_dict(),
-                    optimizer=optimizer.state_dict(),
-                    batches=training.state_dict(),
+                rows += len(batch)
+                done = batch.batch_num + 1
+                if done % max(total // REPORTS_AN_EPOCH, 1) == 0:
+                    report(Batches(epoch.number, done, total, loss.item()))
+                if done % max(total // CHECKPOINTS_AN_EPOCH, 1) == 0 and done < total:
+                    save(
+                        checkpoint,
+                        net=net.state_dict(),
+                        optimizer=optimizer.state_dict(),
+                        batches=training.state_dict(),
+                        epoch=epoch.number,
+                        done=done,
+                    )
+                    report(Saved(epoch.number, done))
+            train_s = time.monotonic() - started
+            report(
+                EpochEnd(
                     epoch=epoch.number,
-                    done=done,
+                    rows=rows,
+                    train_s=train_s,
+                    seconds_waited=training.stats().seconds_waited - waited_s,
+                    auc=evaluate(net, dataset, job, epoch.number, rows_log),
                 )
-                report(Saved(epoch.number, done))
-        train_s = time.monotonic() - started
-        report(
-            EpochEnd(
-                epoch=epoch.number,
-                rows=rows,
-                train_s=train_s,
-                seconds_waited=training.stats().seconds_waited - waited_s,
-                auc=evaluate(net, dataset, job, epoch.number, rows_log),
             )
-        )
-    rows_log.close()
 
 
 def save(path: Path, **saved: Any) -> None:

@@ -29,12 +29,11 @@ class OneBatch:
 def write(
     folder: Path, train: np.ndarray, held_out: np.ndarray, job: str = "a", epoch: int = 0
 ) -> None:
-    log = RowLog(folder, job, SIZE)
-    give(log, train, epoch)
-    for first in range(0, len(held_out), SIZE):
-        ids = held_out[first : first + SIZE]
-        log.add("eval", epoch, cast(Batch, OneBatch(first // SIZE, ids)))
-    log.close()
+    with RowLog(folder, job, SIZE) as log:
+        give(log, train, epoch)
+        for first in range(0, len(held_out), SIZE):
+            ids = held_out[first : first + SIZE]
+            log.add("eval", epoch, cast(Batch, OneBatch(first // SIZE, ids)))
 
 
 def give(log: RowLog, train: np.ndarray, epoch: int = 0, first_batch: int = 0) -> None:
@@ -91,18 +90,15 @@ def test_who_goes_on_from_a_checkpoint_takes_the_place_of_what_was_given_since(
     tmp_path: Path,
 ) -> None:
     write(tmp_path, TRAIN, EVAL, epoch=0)
-    killed = RowLog(tmp_path, "a", SIZE)
-    give(killed, TRAIN[:35], epoch=1)
-    assert rows_given(tmp_path, "a", 3) == 37 + 35
-    # The rows after the checkpoint come in another order, and one of them is lost.
-    again = RowLog(tmp_path, "a", SIZE)
-    rest = TRAIN[20:][::-1]
-    give(again, np.append(TRAIN[:20], rest), epoch=1, first_batch=2)
+    with RowLog(tmp_path, "a", SIZE) as killed:
+        give(killed, TRAIN[:35], epoch=1)
+        assert rows_given(tmp_path, "a", 3) == 37 + 35
+        # The rows after the checkpoint come in another order.
+        rest = TRAIN[20:][::-1]
+        with RowLog(tmp_path, "a", SIZE) as again:
+            give(again, np.append(TRAIN[:20], rest), epoch=1, first_batch=2)
     write(tmp_path, TRAIN[:0], EVAL, epoch=1)
-    again.close()
-    killed.close()
     assert compare(tmp_path, ["a"], 2, TABLE)["a"] == [RIGHT, RIGHT]
-    shorter = RowLog(tmp_path, "a", SIZE)
-    give(shorter, np.append(TRAIN[:20], rest[1:]), epoch=1, first_batch=2)
-    shorter.close()
+    with RowLog(tmp_path, "a", SIZE) as again:  # now one of them is lost
+        give(again, np.append(TRAIN[:20], rest[1:]), epoch=1, first_batch=2)
     assert compare(tmp_path, ["a"], 2, TABLE)["a"][1].missing == 1

@@ -45,7 +45,7 @@ class Reports:
         if (
             self._last is not None
             and isinstance(event, self._last)
-            and event.epoch == self._epoch
+            and getattr(event, "epoch", None) == self._epoch
             and getattr(event, "done", 0) >= self._done
         ):
             raise Cut

@@ -52,7 +52,7 @@ def kill_text(job: Job) -> str:
         f"Killed (SIGKILL) in epoch {killed.epoch + 1}, at batch {killed.done} of "
         f"{killed.total}. After {found.seconds:.1f} s another process went on, from the checkpoint "
         f"of epoch {found.epoch + 1}, batch {found.done}: the {found.rows_again:,} rows since then "
-        "were given again, since the model in it had not seen them."
+        "were given again, since its model had not seen them."
     )
 
 

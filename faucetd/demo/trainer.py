@@ -108,7 +108,7 @@ def train(
             exclude_features=exclude,
             preprocessing="auto",  # fitted to the train split, once for all jobs
             fit_on="sample",  # by reading: queries are billed for 10 MiB each, however few rows
-            chunk_rows=5_000,  # so few for the map of the chunks; leave it out otherwise
+            chunk_rows=4_096,  # so few for the map of the chunks; leave it out otherwise
         )
     )
     torch.manual_seed(0)  # every job begins with the same weights

@@ -224,7 +224,7 @@ def test_on_a_terminal_the_map_is_shown_and_the_kill_and_the_verdict(
     while screen.read():
         pass
     assert screen.process.wait() == 0
-    assert "12 of 12 chunks in memory" in screen.written
+    assert re.search(r"train [\d,]+ rows: (\d+) of \1 chunks in memory", screen.written)
     for words in ("absent", "killed", "resumed", "Read once, rows exact."):
         assert words in screen.written
     assert screen.written.rindex(SHOWS_CURSOR) > screen.written.rindex("chunks in memory")

@@ -5,9 +5,9 @@ Invariants:
 - A trainer writes a batch's ids before it trains on the batch, straight to the file, so that they
   outlive its SIGKILL.
 - A file has the ids of one job, epoch and split, batch after batch. Who goes on from a checkpoint
-  begins with a batch that the model in it has not had, and cuts off the ids of that batch and of
-  what follows: what the killed process was given meanwhile is in no model. So the file has what the
-  model of today was given.
+  cuts off what the model in it has not had: what the killed process was given since then is in no
+  model. So the files have what the model of today was given, and if it is given a row that it has
+  had already, that stands there twice.
 - What is right is not taken from Faucet ML: the rows of both splits together must be those of the
   table, as DuckDB tells them.
 """
@@ -38,18 +38,18 @@ class RowLog:
     Args:
         folder: Where its files are.
         job: The job's name.
-        batch_size: Rows of every batch but an epoch's last.
+        had: What the model has had when this begins: whole epochs, and rows of the next one.
     """
 
-    def __init__(self, folder: Path, job: str, batch_size: int) -> None:
+    def __init__(self, folder: Path, job: str, had: tuple[int, int] = (0, 0)) -> None:
         self._folder = folder
         self._job = job
-        self._batch_size = batch_size
+        self._had_epochs, self._had_rows = had
         self._place: tuple[Split, int] | None = None
         self._file: BinaryIO | None = None
 
     def add(self, split: Split, epoch: int, batch: Batch) -> None:
-        """Notes a batch; the first one of an epoch in this process takes the place of earlier ones.
+        """Notes a batch; the first one of an epoch takes the place of what is in no model.
 
         Args:
             split: Of the batch.
@@ -60,7 +60,9 @@ class RowLog:
             self._close()
             self._place = (split, epoch)
             self._file = _path(self._folder, self._job, split, epoch).open("ab", buffering=0)
-            self._file.truncate(batch.batch_num * self._batch_size * _ID_BYTES)
+            if epoch >= self._had_epochs:
+                under_way = split == "train" and epoch == self._had_epochs
+                self._file.truncate((self._had_rows if under_way else 0) * _ID_BYTES)
         self._file.write(np.asarray(batch.passthrough["row_id"], np.int64).tobytes())
 
     def __enter__(self) -> Self:

@@ -117,18 +117,19 @@ def train(
     optimizer = torch.optim.Adam(net.parameters(), lr=learning_rate)
 
     checkpoint = folder / f"{job}.pt"
-    state = None
+    state, had = None, (0, 0)
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True)
         net.load_state_dict(saved["net"])
         optimizer.load_state_dict(saved["optimizer"])
         state = saved["batches"]
-        had = saved["epoch"] * dataset.info.rows["train"] + saved["done"] * BATCH_SIZE
-        report(Resumed(saved["epoch"], saved["done"], had))
+        had = saved["epoch"], saved["done"] * BATCH_SIZE
+        rows_had = had[0] * dataset.info.rows["train"] + had[1]
+        report(Resumed(saved["epoch"], saved["done"], rows_had))
     training = dataset.epochs(
         "train", count=epochs, batch_size=BATCH_SIZE, seed=7, job=job, state=state
     )
-    with training, RowLog(folder, job, BATCH_SIZE) as rows_log:
+    with training, RowLog(folder, job, had) as rows_log:
         for epoch in training:
             net.train()
             started, waited_s = time.monotonic(), training.stats().seconds_waited

@@ -150,7 +150,9 @@ def test_who_ends_before_the_kill_is_no_failure(stage: Stage) -> None:
 
 @pytest.mark.parametrize("job", ["a", "b"])
 def test_a_trainer_that_somebody_else_kills_is_a_failure(stage: Stage, job: str) -> None:
-    script = f"epoch(0)\nif job == {job!r}: os.kill(os.getpid(), signal.SIGKILL)\nepoch(1)"
+    script = (
+        f"epoch(0)\nbatch(3)\nif job == {job!r}: os.kill(os.getpid(), signal.SIGKILL)\nepoch(1)"
+    )
     with pytest.raises(FaucetError, match=f"the trainer {job} was killed by SIGKILL"):
         stage.run(script)
 

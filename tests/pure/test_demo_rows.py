@@ -29,7 +29,7 @@ class OneBatch:
 def write(
     folder: Path, train: np.ndarray, held_out: np.ndarray, job: str = "a", epoch: int = 0
 ) -> None:
-    with RowLog(folder, job, SIZE) as log:
+    with RowLog(folder, job, (epoch, 0)) as log:
         give(log, train, epoch)
         for first in range(0, len(held_out), SIZE):
             ids = held_out[first : first + SIZE]
@@ -90,15 +90,26 @@ def test_who_goes_on_from_a_checkpoint_takes_the_place_of_what_was_given_since(
     tmp_path: Path,
 ) -> None:
     write(tmp_path, TRAIN, EVAL, epoch=0)
-    with RowLog(tmp_path, "a", SIZE) as killed:
+    with RowLog(tmp_path, "a", (1, 0)) as killed:
         give(killed, TRAIN[:35], epoch=1)
         assert rows_given(tmp_path, "a", 3) == 37 + 35
         # The rows after the checkpoint come in another order.
         rest = TRAIN[20:][::-1]
-        with RowLog(tmp_path, "a", SIZE) as again:
+        with RowLog(tmp_path, "a", (1, 20)) as again:
             give(again, np.append(TRAIN[:20], rest), epoch=1, first_batch=2)
     write(tmp_path, TRAIN[:0], EVAL, epoch=1)
     assert compare(tmp_path, ["a"], 2, TABLE)["a"] == [RIGHT, RIGHT]
-    with RowLog(tmp_path, "a", SIZE) as again:  # now one of them is lost
+    with RowLog(tmp_path, "a", (1, 20)) as again:  # now one of them is lost
         give(again, np.append(TRAIN[:20], rest[1:]), epoch=1, first_batch=2)
     assert compare(tmp_path, ["a"], 2, TABLE)["a"][1].missing == 1
+
+
+@pytest.mark.parametrize(("epoch", "first_batch", "surplus"), [(1, 0, 20), (1, 1, 10), (0, 0, 37)])
+def test_rows_that_the_model_in_the_checkpoint_has_had_are_not_given_unnoticed(
+    tmp_path: Path, epoch: int, first_batch: int, surplus: int
+) -> None:
+    for each in (0, 1):
+        write(tmp_path, TRAIN, EVAL, epoch=each)
+    with RowLog(tmp_path, "a", (1, 20)) as again:
+        give(again, TRAIN, epoch, first_batch)
+    assert compare(tmp_path, ["a"], 2, TABLE)["a"][epoch].surplus == surplus

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import tempfile
 import termios
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fcntl import ioctl
@@ -67,8 +68,13 @@ def processes_of(folder: Path) -> list[psutil.Process]:
 
 def child_of(demo: subprocess.Popen[str], word: str) -> psutil.Process:
     """The child process of the demo that has this word among its arguments."""
-    [found] = [p for p in psutil.Process(demo.pid).children() if word in p.cmdline()]
-    return found
+    deadline = time.monotonic() + 10
+    # One that was just started has no arguments for a moment.
+    while not (found := [p for p in psutil.Process(demo.pid).children() if word in p.cmdline()]):
+        assert time.monotonic() < deadline, f"no child has {word!r}"
+        time.sleep(0.01)
+    [child] = found
+    return child
 
 
 def read_until(demo: subprocess.Popen[str], text: str) -> None:

@@ -37,6 +37,13 @@ class Child:
         lines = self.log.read_text(errors="replace").splitlines()
         return "\n".join(lines[-_LOG_TAIL_LINES:]) or "(it wrote no log)"
 
+    def how_it_ended(self) -> str:
+        """Of a process that has ended: `ended with code 1`, `was killed by SIGKILL`."""
+        code = self.process.returncode
+        if code < 0:
+            return f"was killed by {signal.Signals(-code).name}"
+        return f"ended with code {code}"
+
 
 class Processes:
     """Starts Python modules as processes, and ends them when the block is left.
@@ -70,6 +77,17 @@ class Processes:
             child = Child(name, process, log)
             self._children.append(child)
         return child
+
+    def kill(self, child: Child) -> None:
+        """SIGKILLs a child and whatever it started; it is gone afterwards.
+
+        Its exit code tells whether it had ended before.
+        """
+        with self._interrupts.held():
+            # Before it is waited for, after which its number may be another's.
+            os.killpg(child.process.pid, signal.SIGKILL)
+            child.process.wait()
+            self._children.remove(child)
 
     def __enter__(self) -> Self:
         return self

@@ -7,6 +7,20 @@ import sys
 import msgspec
 
 
+class Resumed(msgspec.Struct, tag="resumed", frozen=True):
+    """A trainer goes on from its checkpoint, and has not had a batch yet.
+
+    Attributes:
+        epoch: From 0.
+        done: Batches of this epoch that the model in the checkpoint was trained on.
+        rows: Rows that it was trained on, over all epochs.
+    """
+
+    epoch: int
+    done: int
+    rows: int
+
+
 class Batches(msgspec.Struct, tag="batches", frozen=True):
     """A trainer is in the middle of an epoch.
 
@@ -23,14 +37,27 @@ class Batches(msgspec.Struct, tag="batches", frozen=True):
     loss: float
 
 
+class Saved(msgspec.Struct, tag="saved", frozen=True):
+    """A trainer has written a checkpoint.
+
+    Attributes:
+        epoch: From 0.
+        done: Batches of this epoch that the model in it was trained on.
+    """
+
+    epoch: int
+    done: int
+
+
 class EpochEnd(msgspec.Struct, tag="epoch", frozen=True):
     """A trainer has trained and evaluated one epoch.
 
     Attributes:
         epoch: From 0.
-        rows: Rows that it trained on in this epoch.
-        train_s: Seconds that training took, without the evaluation.
-        seconds_waited: Seconds that it waited for training data, over all epochs so far.
+        rows: Rows of this epoch that this process trained on: fewer than the epoch has, if it went
+            on from a checkpoint.
+        train_s: Seconds that this took, without the evaluation.
+        seconds_waited: Seconds of these in which it waited for data.
         auc: Of the eval split.
     """
 
@@ -47,7 +74,7 @@ class Failure(msgspec.Struct, tag="failure", frozen=True):
     message: str
 
 
-Event = Batches | EpochEnd | Failure
+Event = Resumed | Batches | Saved | EpochEnd | Failure
 
 _decoder = msgspec.json.Decoder(Event)
 

@@ -1,4 +1,4 @@
-"""Runs the demo: a table, a daemon, four trainers, a display. It leaves nothing behind.
+"""Runs the demo: a table, a daemon, four trainers, a display, a check. It leaves nothing behind.
 
 The table is in a DuckDB file, and is loaded into BigQuery from there if it is to be in BigQuery.
 """
@@ -6,11 +6,9 @@ The table is in a DuckDB file, and is loaded into BigQuery from there if it is t
 from __future__ import annotations
 
 import os
-import queue
 import tempfile
-import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -21,36 +19,35 @@ from faucet_client.errors import DaemonUnreachable, FaucetError
 from faucet_client.status import Status
 from faucetd.config import VARIABLE_PREFIX
 from faucetd.demo.bigquery import DemoTable, Warehouse, cost_lines
-from faucetd.demo.display import Job, daemon_lines, make_display, results_table
+from faucetd.demo.display import make_display, showing
 from faucetd.demo.interrupts import Interrupts
+from faucetd.demo.jobs import Job
 from faucetd.demo.processes import Child, Processes
-from faucetd.demo.progress import EpochEnd, Event, Failure, read_event
-from faucetd.demo.table import LATE_MINUTES, make_table
+from faucetd.demo.rows import compare
+from faucetd.demo.summary import daemon_lines, kill_text, results_table, rows_lines, verdict
+from faucetd.demo.sweep import Plan, Sweep
+from faucetd.demo.table import LATE_MINUTES, make_table, read_ids
 from faucetd.probe import probe
 
 LEARNING_RATES = (0.1, 0.01, 0.001, 0.0001)
-EPOCHS = 2
+TO_KILL = 0.01
+EPOCHS = 3
 MEMORY_BUDGET = "256MiB"
 
 START_TIMEOUT_S = 30.0
-SILENCE_TIMEOUT_S = 60.0
-"""A trainer reports several times a second, once it has imported torch and opened the table."""
-
-OPENING_TIMEOUT_S = 600.0
-"""Until then, BigQuery counts the table's rows, which a local server does slowly."""
-
-_Report = tuple[Job, Event | None]
 
 
-def run(warehouse: Warehouse | None = None, rows: int | None = None) -> None:
+def run(warehouse: Warehouse | None, rows: int | None, interval_s: float) -> None:
     """Runs the demo.
 
     Args:
-        warehouse: Where the table goes; by default into a file.
-        rows: Flights to take at most; by default all.
+        warehouse: Where the table goes, if not into a file.
+        rows: Flights to take at most, if not all.
+        interval_s: Between the starts of two trainers.
 
     Raises:
-        FaucetError: the daemon, a trainer or BigQuery failed; the message has the end of the log.
+        FaucetError: the daemon, a trainer or BigQuery failed, and the message has the end of the
+            log; or a trainer was not given each row once.
         ModuleNotFoundError: the demo's table is not installed.
     """
     console = Console(highlight=False)
@@ -84,14 +81,27 @@ def run(warehouse: Warehouse | None = None, rows: int | None = None) -> None:
             f"Training on {table_rows:,} flights: which arrive more than {LATE_MINUTES} minutes "
             "late?"
         )
-        jobs = _train(processes, daemon, source, console)
+        jobs = [Job(f"lr-{rate:g}", rate) for rate in LEARNING_RATES]
+        names = [job.name for job in jobs]
+        plan = Plan(source, folder, EPOCHS, interval_s, f"lr-{TO_KILL:g}")
+        display = make_display(console, jobs, EPOCHS, address)
+        with showing(display, interrupts):
+            Sweep(plan, processes, daemon, display).run(jobs)
         status = _status(address)
+        given = compare(folder, names, EPOCHS, read_ids(database))
 
     console.print()
-    console.print(results_table(jobs, EPOCHS))
-    for line in daemon_lines(status, table_rows, len(jobs), EPOCHS):
+    console.print(results_table(jobs, given))
+    [killed] = [job for job in jobs if job.name == plan.to_kill]
+    console.print(f"* {kill_text(killed)}")
+    console.print()
+    console.print(verdict(status, table_rows, given), style="bold")
+    for line in [*daemon_lines(status, table_rows, len(jobs) * EPOCHS), *rows_lines(given)]:
         console.print(line)
-    console.print(f"All of it took {time.monotonic() - started:.0f} s.\n")
+    if not all(epoch.exact for epochs in given.values() for epoch in epochs):
+        raise FaucetError("some trainer was not given each row once, see above")
+    console.print(f"All of it took {time.monotonic() - started:.0f} s.")
+    console.print()
     own = "--allowed-roots /your/folder" if warehouse is None else "--bigquery-project your-project"
     console.print("What to try next:")
     console.print(f"  read the script that trained   {Path(__file__).parent / 'trainer.py'}")
@@ -145,74 +155,6 @@ def _serves(address: Address) -> bool:
         return probe(address, timeout_s=1.0) == "serving"
     except DaemonUnreachable:
         return False
-
-
-def _train(
-    processes: Processes, daemon: Child, source: Sequence[str], console: Console
-) -> list[Job]:
-    jobs = [Job(f"lr-{rate:g}", rate) for rate in LEARNING_RATES]
-    reports: queue.SimpleQueue[_Report] = queue.SimpleQueue()
-    with make_display(console, jobs, EPOCHS) as display:
-        children = {job.name: _start_trainer(processes, job, source, reports) for job in jobs}
-        silent_since = time.monotonic()
-        patience_s = OPENING_TIMEOUT_S
-        running = len(jobs)
-        while running:
-            try:
-                job, event = reports.get(timeout=0.5)
-            except queue.Empty:
-                if daemon.process.poll() is not None:
-                    raise FaucetError(
-                        f"the demo's daemon ended; its log:\n{daemon.log_tail()}"
-                    ) from None
-                if time.monotonic() - silent_since > patience_s:
-                    raise FaucetError(
-                        f"no trainer made progress for {patience_s:.0f} s; the daemon's "
-                        f"log:\n{daemon.log_tail()}"
-                    ) from None
-                continue
-            silent_since, patience_s = time.monotonic(), SILENCE_TIMEOUT_S
-            if event is None:
-                _check_end(children[job.name], job)
-                running -= 1
-                continue
-            if isinstance(event, Failure):
-                raise FaucetError(f"the trainer {job.name} failed: {event.message}")
-            if isinstance(event, EpochEnd):
-                job.epochs.append(event)
-            display.update(job, event)
-    return jobs
-
-
-def _start_trainer(
-    processes: Processes, job: Job, source: Sequence[str], reports: queue.SimpleQueue[_Report]
-) -> Child:
-    arguments = [*source, "--job", job.name]
-    arguments += ["--learning-rate", str(job.learning_rate), "--epochs", str(EPOCHS)]
-    child = processes.start(job.name, "faucetd.demo.trainer", arguments, piped=True)
-    threading.Thread(target=_forward, args=(child, job, reports), daemon=True).start()
-    return child
-
-
-def _forward(child: Child, job: Job, reports: queue.SimpleQueue[_Report]) -> None:
-    """Puts what a trainer writes into the queue, and None at its end. Runs in a thread."""
-    output = child.process.stdout
-    assert output is not None
-    with output:
-        for line in output:
-            try:
-                reports.put((job, read_event(line)))
-            except ValueError:
-                reports.put((job, Failure(f"it wrote what nobody understands: {line!r}")))
-    reports.put((job, None))
-
-
-def _check_end(child: Child, job: Job) -> None:
-    code = child.process.wait()
-    if code != 0 or len(job.epochs) != EPOCHS:
-        raise FaucetError(
-            f"the trainer {job.name} ended early, with code {code}; its log:\n{child.log_tail()}"
-        )
 
 
 def _status(address: Address) -> Status:

@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import IO
 
 import duckdb
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pyarrow import csv
 
 TABLE = "flights"
@@ -56,6 +58,12 @@ def make_table(database: Path, rows: int | None = None) -> int:
         row = connection.execute(f"SELECT count(*) FROM {TABLE}").fetchone()
     assert row is not None
     return int(row[0])
+
+
+def read_ids(database: Path) -> NDArray[np.int64]:
+    """The `row_id` of each row of the table that `make_table` has written."""
+    with duckdb.connect(str(database), read_only=True) as connection:
+        return connection.execute(f"SELECT row_id FROM {TABLE}").fetchnumpy()["row_id"]
 
 
 def _select(rows: int | None) -> str:

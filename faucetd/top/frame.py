@@ -130,6 +130,15 @@ def _dataset(dataset: DatasetStatus, rates: Rates, width: int) -> Iterator[Rende
     read, saved = format_size(dataset.source_bytes_read), format_size(dataset.source_bytes_saved)
     figures = f"read {dataset.source_rows_read:,} rows, {read}{now}"
     yield _fitted(Text(f"  {figures}; served {dataset.rows_served:,}, saved {saved}"))
+    yield from chunk_maps(dataset, width)
+    for note in dataset.notes:
+        yield Text(f"  note: {note}", "yellow")
+    if dataset.error:
+        yield Text(f"  failed: {dataset.error}", "bold red")
+
+
+def chunk_maps(dataset: DatasetStatus, width: int) -> Iterator[RenderableType]:
+    """The maps of a dataset's chunks, of each split that has rows, in lines of `width` cells."""
     maps = (
         ("train", dataset.train_rows, dataset.train_chunk_map),
         ("eval ", dataset.eval_rows, dataset.eval_chunk_map),
@@ -137,10 +146,6 @@ def _dataset(dataset: DatasetStatus, rates: Rates, width: int) -> Iterator[Rende
     for split, rows, states in maps:
         if rows:
             yield from _split(split, rows, states, dataset, width - 4)
-    for note in dataset.notes:
-        yield Text(f"  note: {note}", "yellow")
-    if dataset.error:
-        yield Text(f"  failed: {dataset.error}", "bold red")
 
 
 def _split(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,15 @@ def auc_of_numbers(client: FaucetClient, source: DuckDBSource) -> float:
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As the demo's trainers: for batches this small, further threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def database(tmp_path: Path) -> Path:
     """The demo's flights; written before a daemon counts what this process has open."""
     path = tmp_path / "flights.duckdb"
@@ -63,15 +73,16 @@ def database(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_the_demo_beats_the_numeric_columns_alone(
-    database: Path, start_daemon: StartDaemon, monkeypatch: pytest.MonkeyPatch
+    database: Path, tmp_path: Path, start_daemon: StartDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = DuckDBSource(str(database), table=TABLE)
     daemon = start_daemon("256MiB", workers=1)
     monkeypatch.setitem(os.environ, "FAUCET_ADDRESS", daemon.address)
     ends: list[Event] = []
     with torch.random.fork_rng():
-        trainer.train(source, "demo", LEARNING_RATE, EPOCHS, ends.append)
+        trainer.train(source, "demo", LEARNING_RATE, EPOCHS, tmp_path, ends.append)
         with daemon.client() as client:
             numbers = auc_of_numbers(client, source)
     with_categories = [event.auc for event in ends if isinstance(event, EpochEnd)][-1]

@@ -1,21 +1,27 @@
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import duckdb
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
-from faucet_client.status import CostStatus, DatasetStatus, MemoryStatus, Status
 from faucetd.demo.auc import auc
-from faucetd.demo.display import Job, PlainDisplay, daemon_lines, results_table
-from faucetd.demo.progress import Batches, EpochEnd, Event, Failure, read_event
-from faucetd.demo.table import TEXTS, make_table
+from faucetd.demo.progress import (
+    Batches,
+    EpochEnd,
+    Event,
+    Failure,
+    Resumed,
+    Saved,
+    read_event,
+)
+from faucetd.demo.sweep import is_moment
+from faucetd.demo.table import TEXTS, make_table, read_ids
 
 
 @given(st.lists(st.tuples(st.integers(-3, 3), st.booleans()), max_size=40))
@@ -92,7 +98,13 @@ def test_each_flight_has_a_carrier_an_origin_and_a_destination(
 
 @pytest.mark.parametrize(
     "event",
-    [Batches(0, 3, 500, 0.5), EpochEnd(1, 1000, 2.5, 0.1, 0.93), Failure("no such table")],
+    [
+        Resumed(1, 3, 1_000),
+        Batches(0, 3, 500, 0.5),
+        Saved(1, 3),
+        EpochEnd(1, 1000, 2.5, 0.1, 0.93),
+        Failure("no such table"),
+    ],
 )
 def test_events_survive_the_pipe(event: Event, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     from faucetd.demo.progress import write_event
@@ -109,49 +121,28 @@ def test_what_is_not_an_event_is_a_value_error(line: bytes) -> None:
         read_event(line)
 
 
-def finished_job() -> Job:
-    ends = [EpochEnd(0, 1000, 0.5, 0.25, 0.875), EpochEnd(1, 1000, 0.5, 0.3, 0.9)]
-    return Job("lr-0.1", 0.1, ends)
+@pytest.mark.parametrize(
+    ("saved", "done", "total", "now"),
+    [
+        (None, 500, 512, False),
+        (Saved(1, 102), 150, 512, False),
+        (Saved(1, 102), 160, 512, True),
+        (Saved(0, 408), 512, 512, False),  # of the epoch before
+        (Saved(1, 1), 2, 8, True),
+        (Saved(1, 1), 1, 8, False),
+    ],
+)
+def test_a_trainer_is_killed_well_after_a_checkpoint_of_its_second_epoch(
+    saved: Saved | None, done: int, total: int, now: bool
+) -> None:
+    assert is_moment(saved, Batches(1, done, total, 0.5)) is now
+    assert not is_moment(saved, Batches(0, done, total, 0.5))
+    assert not is_moment(saved, Saved(1, done))
+    assert not is_moment(saved, EpochEnd(1, 1000, 2.5, 0.1, 0.93))
 
 
-def test_without_a_terminal_each_epoch_is_one_plain_line() -> None:
-    text = io.StringIO()
-    with PlainDisplay(Console(file=text)) as display:
-        display.update(finished_job(), Batches(0, 3, 500, 0.5))
-        display.update(finished_job(), finished_job().epochs[0])
-    assert text.getvalue() == "learning rate 0.1: epoch 1 done, AUC 0.8750\n"
-
-
-def test_the_table_at_the_end_has_a_jobs_figures_over_all_epochs() -> None:
-    text = io.StringIO()
-    Console(file=text, width=100).print(results_table([finished_job()], epochs=2))
-    [row] = [line for line in text.getvalue().splitlines() if "0.8750" in line]
-    assert row.replace("│", " ").split() == ["0.1", "0.8750", "0.9000", "2,000", "0.30", "s"]
-
-
-def status_of(rows_read: int, cost: CostStatus | None = None) -> Status:
-    dataset = DatasetStatus(
-        key="k", source="s", state="ready", error="", train_rows=800, eval_rows=200, chunks=16,
-        chunks_resident=16, chunks_made=16, resident_bytes=1, source_rows_read=rows_read,
-        source_bytes_read=2048, count_rows_read=0, count_bytes_read=0, cost=cost,
-    )  # fmt: skip
-    return Status("0", 1, 1.0, MemoryStatus(2**20, 0, 0, 2**19), (), (dataset,), ())
-
-
-@pytest.mark.parametrize(("rows_read", "said"), [(1000, "once"), (1500, "1.50 times")])
-def test_the_demo_says_how_often_the_table_was_really_read(rows_read: int, said: str) -> None:
-    text = " ".join(daemon_lines(status_of(rows_read), table_rows=1000, jobs=4, epochs=2))
-    assert f"read the table {said}: {rows_read:,} rows, 2.00 KiB" in text
-    assert "8,000 rows" in text
-    assert "512 KiB of 1.00 MiB" in text
-
-
-def test_of_a_warehouse_only_one_figure_is_named_for_what_the_cache_saved() -> None:
-    cost = CostStatus(
-        query_bytes=10 * 2**20, read_bytes=2**20, pass_bytes=2**20, passes_served=16.0,
-        query_price_per_tib=0.0, read_price_per_tib=0.0,
-    )  # fmt: skip
-    text = "\n".join(daemon_lines(status_of(1000, cost), table_rows=1000, jobs=4, epochs=2))
-    assert "16 reads of the table, one for each trainer, epoch and split, would have been" in text
-    assert "16.0 MiB" in text
-    assert "8,000 rows" not in text
+def test_the_ids_of_the_table_are_those_of_its_rows(tmp_path: Path) -> None:
+    assert make_table(tmp_path / "few.duckdb", rows=1_000) == 1_000
+    ids = read_ids(tmp_path / "few.duckdb")
+    assert ids.dtype == "int64"
+    assert len(set(ids.tolist())) == 1_000

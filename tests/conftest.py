@@ -23,3 +23,9 @@ def pytest_collection_finish() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure() -> None:
+    """The libraries complain of what the end of the interpreter does not find."""
+    gc.unfreeze()

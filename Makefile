@@ -49,8 +49,9 @@ lint: $(READY) ## Check format, rules, types, layers, and that generated code is
 	@diff -r -x __init__.py -x __pycache__ -x py.typed .cache/protos/faucet_protos protos/faucet_protos \
 	    || { echo 'The generated code is stale: run make protos'; exit 1; }
 
+# A file's tests stay in one process, where they share daemons.
 test: $(READY) $(EMULATOR_READY) browser ## Run the tests
-	$(BIN)/python -m pytest -m 'not soak'
+	$(BIN)/python -m pytest -m 'not soak' -n logical --maxprocesses 4 --dist loadfile
 
 demo: $(READY) ## Train four models on one table, read once
 	@$(BIN)/faucetd demo

@@ -60,6 +60,9 @@ class Channel:
                     ("grpc.enable_retries", 0),
                     # A subchannel of its own: sessions do not share a connection by accident.
                     ("grpc.use_local_subchannel_pool", 1),
+                    # Whether the daemon lives, the handoff socket tells. A ping would take this
+                    # process's being stopped for a minute (SIGSTOP, a debugger) for its end.
+                    ("grpc.http2.bdp_probe", 0),
                 ),
             )
         GRPC.install()

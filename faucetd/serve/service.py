@@ -32,6 +32,7 @@ MAX_REQUEST_BYTES = 8 * 1024 * 1024
 MAX_REPLY_BYTES = 16 * 1024 * 1024
 UNARY_DEADLINE_S = 30.0
 OPEN_DEADLINE_S = 3_600.0
+_NEVER_MS = 2**31 - 1
 
 _STATUS = (
     (AccessDenied, grpc.StatusCode.UNAUTHENTICATED),
@@ -170,6 +171,10 @@ def make_server(service: FaucetService) -> tuple[grpc.aio.Server, health.aio.Hea
             ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
             ("grpc.max_send_message_length", MAX_REPLY_BYTES),
             ("grpc.so_reuseport", 0),
+            # No pings, which a trainer that is stopped would not answer: it keeps what it holds.
+            # Whether it lives, its pidfd tells.
+            ("grpc.http2.bdp_probe", 0),
+            ("grpc.keepalive_time_ms", _NEVER_MS),
         )
     )
     faucet_pb2_grpc.add_FaucetServicer_to_server(service, server)

@@ -52,6 +52,18 @@ def make_table(tmp_path: Path) -> MakeTable:
     return make
 
 
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the table of a test is, under what the daemon may read."""
+    return tmp_path / "table.parquet"
+
+
+@pytest.fixture
+def spill_dir(tmp_path: Path) -> Path:
+    """Where the daemons of a test spill to."""
+    return tmp_path / "spill"
+
+
 @contextlib.contextmanager
 def daemons(roots: Sequence[Path], node: pytest.Item | pytest.Collector) -> Iterator[StartDaemon]:
     """Starts daemons that may read `roots`; at the end nothing of them may be left."""

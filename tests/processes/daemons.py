@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from faucet_client.status import ReaderStatus, Status
+from faucet_client.status import DatasetStatus, ReaderStatus, Status
 from faucet_client.testing import LocalDaemon
 from tests.processes.waiting import eventually
 
@@ -30,6 +30,12 @@ class StartDaemon(Protocol):
     def __call__(
         self, memory_budget: str = ..., workers: int = ..., **settings: str
     ) -> WatchedDaemon: ...
+
+
+def dataset_of(daemon: WatchedDaemon) -> DatasetStatus:
+    """The only dataset's status."""
+    (dataset,) = daemon.client().status().datasets
+    return dataset
 
 
 def reader_of(status: Status, job: str) -> ReaderStatus | None:

@@ -28,9 +28,10 @@ from faucet_client import (
     ParquetSource,
     PreprocessingSpec,
 )
-from faucet_client.preprocessing import FitOptions, Hashed, Vector, encode, fit
+from faucet_client.preprocessing import FitOptions, Hashed, Vector, fit
 from tests.processes.bigquery import Warehouse
 from tests.processes.daemons import WatchedDaemon
+from tests.processes.serving import serve
 
 ROWS = 5_000
 WIDTH = 5
@@ -80,12 +81,6 @@ def write_table(path: Path, rows: int = ROWS) -> pa.Table:
 def tracker() -> None:
     """Spawning a loader's workers starts a process that stays: it must not look like a leak."""
     resource_tracker.ensure_running()
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Where the table of a test is, under what the daemon may read."""
-    return tmp_path / "table.parquet"
 
 
 @pytest.fixture
@@ -143,8 +138,7 @@ def rows_of(features: torch.Tensor, ragged: Any) -> list[Any]:
 
 def by_hand(spec: PreprocessingSpec, columns: dict[str, Any]) -> list[Any]:
     """What `read` finds, made as a model server makes it."""
-    encoded = encode(spec, columns)
-    made = spec.preprocessor()(torch.from_numpy(encoded.values), torch.from_numpy(encoded.presence))
+    encoded, made = serve(spec, columns)
     bounds = {name: lists.offsets.tolist() for name, lists in encoded.ragged.items()}
     return [
         (

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from faucet_client import DatasetSpec, FaucetClient, OpenProgress, ParquetSource
+from faucet_client import Batch, DatasetSpec, FaucetClient, OpenProgress, ParquetSource
 from faucet_client.errors import BudgetError, ConfigError, DatasetInUse, FaucetError
 from tests.processes.daemons import StartDaemon, WatchedDaemon
 from tests.processes.leaks import worker_pids
@@ -132,6 +133,35 @@ def test_the_same_rows_in_other_files_make_the_same_batches(
     assert alone.open(specs[1]).info.key == keys[0]
     assert len(alone.status().datasets) == 1
     assert [t.shape for t in epoch_of(alone, specs[1])] == [t.shape for t in ours]
+
+
+def bits_of(batch: Batch) -> tuple[bytes, ...]:
+    """All that a batch has but its text, as bytes."""
+    ids = torch.as_tensor(batch.passthrough["id"])
+    tensors = [batch.features, batch.labels["y"], ids, *batch.ids.values()]
+    return tuple(tensor.numpy().tobytes() for tensor in tensors)
+
+
+@pytest.mark.parametrize("shuffle", ["batches", "rows"])
+def test_deterministic_batches_are_the_same_whatever_workers_and_budget(
+    start_daemon: StartDaemon, tmp_path: Path, shuffle: Literal["batches", "rows"]
+) -> None:
+    spec = spec_of(write(tmp_path / "t", table_of(ROWS)), chunk_rows=1_000)
+    found, made = [], []
+    for budget, workers in (("64MiB", 1), ("512KiB", 3)):
+        client = start_daemon(budget, workers=workers).client()
+        dataset = client.open(spec)
+        with dataset.batches(
+            batch_size=300, epochs=2, shuffle=shuffle, order="deterministic", seed=SEED
+        ) as batches:
+            found.append([bits_of(batch) for batch in batches])
+        (status,) = client.status().datasets
+        made.append(status.chunks_made - status.chunks)
+    assert made[0] == 0 < made[1]  # of one, memory did not hold all chunks, so they were made again
+    assert found[0] == found[1]
+    first, second = found[0][: len(found[0]) // 2], found[0][len(found[0]) // 2 :]
+    assert len(first) == len(second) > 60
+    assert first != second
 
 
 def test_dealing_is_told_and_what_was_dealt_is_found_again_checked_and_dropped(

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,8 @@ from tests.processes.waiting import Stopwatch, eventually, eventually_gone
 BATCH = 500
 FREED_S = 1.0
 """How soon a dead trainer's leases must be free."""
+STOPPED_S = 90.0
+"""Longer than gRPC would wait for the answer to a ping."""
 
 
 def read_exactly(client: FaucetClient, table: Described) -> None:
@@ -39,6 +42,12 @@ def read_exactly(client: FaucetClient, table: Described) -> None:
         check(batch)
         ids.append(ids_of(batch))
     assert_exact(np.concatenate(ids), table.rows)
+
+
+def has_read(status: Status, job: str) -> bool:
+    """Whether a job's reader has told of rows that it has had."""
+    reader = reader_of(status, job)
+    return reader is not None and reader.rows_consumed > 0
 
 
 def catch_loading(read_status: Callable[[], Status]) -> int:
@@ -256,6 +265,28 @@ def test_a_stopped_trainer_keeps_its_leases_and_nobody_waits_for_it(
     assert_exact(stopped.ids(), table.rows)
     memory = client.status().memory
     assert memory.peak_bytes <= memory.budget_bytes
+
+
+@pytest.mark.soak
+def test_trainers_that_were_stopped_in_the_midst_of_reading_for_minutes_go_on(
+    start_daemon: StartDaemon, make_table: MakeTable, start_trainer: StartTrainer
+) -> None:
+    table = make_table(rows=200_000, chunk_rows=500)
+    daemon = start_daemon("1MiB")
+    trainers = [start_trainer(daemon, table) for _ in range(4)]
+    for trainer in trainers:
+        trainer.start(BATCH)
+        trainer.send("read", pause_s=0.01)
+    client = daemon.client()
+    for trainer in trainers:
+        eventually(lambda: has_read(client.status(), trainer.name))  # noqa: B023  # called at once
+        trainer.signal(signal.SIGSTOP)
+    time.sleep(STOPPED_S)
+    for trainer in trainers:
+        trainer.signal(signal.SIGCONT)
+    for trainer in trainers:
+        assert "error" not in trainer.answer(120.0)
+        assert_exact(trainer.ids(), table.rows)
 
 
 def test_after_thirty_random_kills_nothing_is_leased_and_a_fresh_reader_is_exact(

@@ -41,10 +41,10 @@ from faucet_client.preprocessing import (
     Timestamp,
     fit,
 )
-from faucet_client.preprocessing.encode import encode
 from tests.processes.bigquery import Warehouse
 from tests.processes.daemons import StartDaemon, WatchedDaemon
 from tests.processes.nursery import ROOT
+from tests.processes.serving import serve
 
 ROWS = 6_000
 FEATURES = ("age", "flag", "grade", "price", "city", "code", "at", "day", "amount")
@@ -81,12 +81,6 @@ def write_table(path: Path, rows: int = ROWS) -> pa.Table:
     )
     pq.write_table(table, path, row_group_size=1_000)
     return table
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Where the table of a test is, under what the daemon may read."""
-    return tmp_path / "table.parquet"
 
 
 @pytest.fixture
@@ -152,9 +146,7 @@ def rows_of(table: pa.Table, ids: NDArray[Any]) -> pa.Table:
 
 
 def served_by_hand(spec: PreprocessingSpec, columns: dict[str, Any]) -> dict[str, NDArray[Any]]:
-    encoded = encode(spec, columns)
-    module = spec.preprocessor()
-    made = module(torch.from_numpy(encoded.values), torch.from_numpy(encoded.presence))
+    encoded, made = serve(spec, columns)
     return {"features": made.numpy()} | {f"ids:{name}": ids for name, ids in encoded.ids.items()}
 
 

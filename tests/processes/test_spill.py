@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from faucet_client.errors import DaemonError, SourceChanged
-from faucet_client.status import DatasetStatus, Status
+from faucet_client.status import Status
 from tests.processes.bigquery import Warehouse, ids_in, reaching, read_chunks, same_chunks
-from tests.processes.daemons import StartDaemon, WatchedDaemon, wait_idle
+from tests.processes.daemons import StartDaemon, WatchedDaemon, dataset_of, wait_idle
 from tests.processes.rows import assert_exact
 from tests.processes.tables import MakeTable, Table
 from tests.processes.trainers import StartTrainer, Trainer
@@ -27,21 +27,9 @@ BATCH = 500
 
 
 @pytest.fixture
-def spill_dir(tmp_path: Path) -> Path:
-    """Where the daemons of a test spill to."""
-    return tmp_path / "spill"
-
-
-@pytest.fixture
 def table(make_table: MakeTable) -> Table:
     """Ten times as large, once prepared, as 4 MiB of memory; 100 chunks."""
     return make_table(rows=200_000, features=50, chunk_rows=2_000)
-
-
-def dataset_of(daemon: WatchedDaemon) -> DatasetStatus:
-    """The only dataset's status."""
-    (dataset,) = daemon.client().status().datasets
-    return dataset
 
 
 def wait_spilled(daemon: WatchedDaemon, chunks: int) -> Status:

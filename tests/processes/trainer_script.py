@@ -22,6 +22,7 @@ from faucet_client import (
     FaucetDataset,
     FaucetError,
 )
+from tests.processes.daemons import reader_of
 from tests.processes.rows import Ids, check, ids_of
 from tests.processes.specs import read_spec
 
@@ -30,7 +31,8 @@ class Trainer:
     """Its public methods are the commands."""
 
     def __init__(self, address: str, spec: dict[str, Any], patience_s: float) -> None:
-        self.dataset = FaucetClient(address, patience_s=patience_s).open(read_spec(spec))
+        self.client = FaucetClient(address, patience_s=patience_s)
+        self.dataset = self.client.open(read_spec(spec))
         self.batches: Any = None  # a BatchIterator, or the loader's
         self.loader: Any = None
         self.held: list[Batch] = []
@@ -86,10 +88,8 @@ class Trainer:
                 batch = next(self.batches, None)
                 if batch is None:
                     break
-                check(batch)
+                self._take(batch)
                 done += 1
-                self.ids.append(ids_of(batch))
-                self.rows_read += len(batch)
                 self.held.append(batch)
                 if scribble:
                     batch.features.fill_(-1.0)
@@ -98,6 +98,25 @@ class Trainer:
                 time.sleep(pause_s)
         except FaucetError as error:
             return {"read": done, **_told(error)}
+        return {"read": done}
+
+    def crawl(self, peer: str, times: int) -> dict[str, Any]:
+        """Reads `times` as slowly as the reader of job `peer` does, until that one is at its end.
+
+        It holds on to each batch until the peer has had `times` as many rows as it has had itself.
+        """
+        reader = reader_of(self.client.status(), peer)
+        assert reader is not None, f"{peer} does not read"
+        before = reader.rows_consumed
+        done, rows = 0, 0
+        while reader is not None and (batch := next(self.batches, None)) is not None:
+            self._take(batch)
+            done += 1
+            rows += len(batch)
+            while reader is not None and reader.rows_consumed - before < times * rows:
+                time.sleep(0.01)
+                reader = reader_of(self.client.status(), peer)
+            del batch
         return {"read": done}
 
     def check_held(self) -> dict[str, Any]:
@@ -148,6 +167,12 @@ class Trainer:
         assert self.batches is not None
         self.batches.close()
         return {}
+
+    def _take(self, batch: Batch) -> None:
+        """Checks every value, and notes the ids."""
+        check(batch)
+        self.ids.append(ids_of(batch))
+        self.rows_read += len(batch)
 
 
 def _told(error: FaucetError) -> dict[str, Any]:

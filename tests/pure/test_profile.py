@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from faucet_client import ColumnError, NotYetAvailable, SpecError
@@ -226,7 +226,6 @@ def test_both_splits_have_the_same_bins() -> None:
 
 
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=60))
-@settings(deadline=None)
 def test_every_number_is_counted_once(values: list[float]) -> None:
     found = histograms.of_numbers("numbers", np.array(values))
     assert found is not None

@@ -91,7 +91,7 @@ def test_the_bound_is_what_a_hand_finds(
     assert least_loads(timeline, capacity) == loads
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     chunks=st.integers(1, 40),
     readers=st.integers(1, 6),

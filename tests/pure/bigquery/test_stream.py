@@ -303,9 +303,7 @@ def test_faults_of_all_kinds_in_a_row_lose_nothing(world: World, hasty: None) ->
 
 
 @pytest.mark.usefixtures("hasty")
-@hypothesis_settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@hypothesis_settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     sizes=st.lists(st.integers(1, 9), max_size=12),
     points=st.lists(

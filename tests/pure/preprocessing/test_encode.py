@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from faucet_client.errors import ColumnError, SpecError
@@ -310,7 +310,6 @@ def columns_of(rows: list[Any]) -> dict[str, Any]:
     }
 
 
-@settings(deadline=None)
 @given(st.lists(ANY_ROW, max_size=12), st.randoms())
 def test_a_row_is_encoded_and_transformed_by_itself(rows: list[Any], random: Any) -> None:
     order = random.sample(range(len(rows)), len(rows))

@@ -149,7 +149,6 @@ COLUMN = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(COLUMN, COLUMN)
 def test_the_fit_of_merged_parts_is_the_fit_of_the_whole(a: list[float], b: list[float]) -> None:
     options = FitOptions()
@@ -341,7 +340,7 @@ def test_what_cannot_be_fitted_is_refused(
         fit(columns, FitOptions(**options))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.floats() | st.integers(0, 9).map(float), min_size=1, max_size=20))
 def test_whatever_is_fitted_makes_finite_outputs_of_it(column: list[float]) -> None:
     values = np.tile(np.array(column), 800 // len(column) + 1)

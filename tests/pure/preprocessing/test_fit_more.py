@@ -239,7 +239,7 @@ def columns_of(rows: list[Any]) -> dict[str, Any]:
     }
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     st.lists(ROW, max_size=15),
     st.lists(ROW, min_size=1, max_size=15),

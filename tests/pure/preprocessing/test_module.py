@@ -157,7 +157,6 @@ NASTY = st.sampled_from(
 )
 
 
-@settings(deadline=None)
 @given(st.data(), st.sampled_from([torch.float32, torch.float64]))
 def test_no_nan_and_no_infinity_leaves_it(data: st.DataObject, kind: torch.dtype) -> None:
     width = len(EVERYTHING.input_names)
@@ -172,7 +171,7 @@ def test_no_nan_and_no_infinity_leaves_it(data: st.DataObject, kind: torch.dtype
         assert output.shape == (len(table), EVERYTHING.width)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32), st.integers(1, 300), st.sampled_from([torch.float32, torch.float64]))
 def test_permuting_the_rows_permutes_the_output_bit_for_bit(
     seed: int, n: int, kind: torch.dtype

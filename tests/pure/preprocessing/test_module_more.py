@@ -113,7 +113,7 @@ def microseconds(when: datetime.datetime) -> float:
     return float((when - EPOCH) // datetime.timedelta(microseconds=1))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     st.datetimes(datetime.datetime(1, 1, 1), datetime.datetime(2255, 1, 1))  # noqa: DTZ001
     | st.builds(
@@ -201,7 +201,6 @@ NASTY = st.sampled_from(
 )
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_no_nan_and_no_infinity_leaves_it(data: st.DataObject) -> None:
     row = st.lists(NASTY | st.floats(), min_size=WIDTH, max_size=WIDTH)
@@ -212,7 +211,7 @@ def test_no_nan_and_no_infinity_leaves_it(data: st.DataObject) -> None:
     assert output.shape == (len(values), EVERYTHING.width)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32), st.integers(1, 300))
 def test_permuting_the_rows_permutes_the_output_bit_for_bit(seed: int, n: int) -> None:
     values, there = rows(n, seed)

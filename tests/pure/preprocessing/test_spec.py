@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from faucet_client.errors import ColumnError, SpecError
@@ -136,7 +136,6 @@ def test_every_transform_has_its_type_once() -> None:
     ]
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(SPECS)
 def test_json_gives_back_an_equal_spec(spec: PreprocessingSpec) -> None:
     again = PreprocessingSpec.from_json(spec.to_json())
@@ -149,7 +148,6 @@ def test_json_gives_back_an_equal_spec(spec: PreprocessingSpec) -> None:
     assert again.diff(spec) == ()
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(SPECS, SPECS)
 def test_specs_differ_exactly_if_their_keys_and_their_diff_do(
     a: PreprocessingSpec, b: PreprocessingSpec

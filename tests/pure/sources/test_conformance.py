@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from faucet_client.spec import BigQuerySource
@@ -216,7 +216,7 @@ def shared(
 
 
 @given(data=st.data())
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30)
 def test_pieces_may_be_cut_anywhere_and_read_in_any_order(
     shared: tuple[Source, dict[str, int], list[tuple[object, ...]]], data: st.DataObject
 ) -> None:

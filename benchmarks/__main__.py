@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from benchmarks import feeding, preparing, reading
+from benchmarks import bigquery as wire
+from benchmarks import feeding, preparing
 from benchmarks import shuffle as shuffling
 from benchmarks import simulate as simulating
 
@@ -36,11 +37,12 @@ def feed(rows: int, repeats: int, batch_size: int) -> None:
 
 
 @main.command()
-@click.option("--rows", default=2_000_000, show_default=True, help="Rows of the table.")
+@click.option("--rows", default=1_000_000, show_default=True, help="Rows of the table.")
 @click.option("--repeats", default=5, show_default=True, help="Passes of each kind.")
-def bigquery(rows: int, repeats: int) -> None:
+@click.option("--pace", default=250.0, show_default=True, help="MB/s of a service that is paced.")
+def bigquery(rows: int, repeats: int, pace: float) -> None:
     """BigQuery's messages made into sealed segments, against only decoding them."""
-    reading.run(rows, repeats)
+    wire.run(rows, repeats, pace)
 
 
 @main.command()

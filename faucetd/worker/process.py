@@ -17,7 +17,7 @@ import socket
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 
 import torch
@@ -171,19 +171,21 @@ class Worker:
             None if chunk.open else split_rows(chunk),
             slots,
         )
-        rows_read = bytes_read = 0
-        positions = [piece.start for piece in chunk.pieces]
-        for piece, batch, codes, position in read_split(
-            dataset.source, chunk.pieces, dataset.columns.kept_columns, dataset.splitter
-        ):
-            rows_read += batch.num_rows
-            bytes_read += batch.nbytes
-            dataset.preparer.add(batch, codes, piece if slots else 0)
-            positions[piece] = position
-        rows = dataset.preparer.finish()
-        found = _found(task, dataset.columns, positions, rows) if chunk.open else None
         with contextlib.ExitStack() as cleanup:
-            sealed, labels = self._publish(task, dataset, rows, cleanup)
+            segments = _SegmentsAhead(task, dataset.columns, cleanup)
+            rows_read = bytes_read = 0
+            positions = [piece.start for piece in chunk.pieces]
+            for piece, batch, codes, position in read_split(
+                dataset.source, chunk.pieces, dataset.columns.kept_columns, dataset.splitter
+            ):
+                segments.take()  # an open chunk may turn out to be the end of its streams
+                rows_read += batch.num_rows
+                bytes_read += batch.nbytes
+                dataset.preparer.add(batch, codes, piece if slots else 0)
+                positions[piece] = position
+            rows = dataset.preparer.finish()
+            found = _found(task, dataset.columns, positions, rows) if chunk.open else None
+            sealed, labels = self._publish(task, dataset, segments.writers(rows), cleanup)
             counts = dataset.preparer.counts()
             self._say(
                 Loaded(
@@ -202,30 +204,25 @@ class Worker:
         self,
         task: LoadChunk,
         dataset: _OpenDataset,
-        rows: dict[Split, int],
+        writers: dict[Split, SegmentWriter],
         cleanup: contextlib.ExitStack,
     ) -> tuple[dict[Split, SealedSegment], dict[Split, dict[str, LabelMoments]]]:
         """The staged chunk in sealed segments, which `cleanup` closes here; its labels' moments."""
         sealed: dict[Split, SealedSegment] = {}
         labels: dict[Split, dict[str, LabelMoments]] = {}
-        try:
-            writers = {
-                split: cleanup.enter_context(_writer(dataset.columns, rows[split]))
-                for split in task.splits
-                if rows[split]
-            }
-            spare = task.reserved_bytes - sum(writer.fixed_nbytes for writer in writers.values())
-            if spare < 0:  # an open chunk has more rows than was guessed
+        spare = task.reserved_bytes - sum(writer.fixed_nbytes for writer in writers.values())
+        if spare < 0:  # an open chunk has more rows than was guessed
+            self._ask_for_bytes(-spare)
+            spare = 0
+
+        def before_grow(nbytes: int) -> None:
+            nonlocal spare
+            spare -= nbytes
+            if spare < 0:
                 self._ask_for_bytes(-spare)
                 spare = 0
 
-            def before_grow(nbytes: int) -> None:
-                nonlocal spare
-                spare -= nbytes
-                if spare < 0:
-                    self._ask_for_bytes(-spare)
-                    spare = 0
-
+        with _short_of_memory(task):
             for split, writer in writers.items():
                 appendix = dataset.preparer.fill(split, writer.arrays())
                 labels[split] = {
@@ -234,11 +231,6 @@ class Worker:
                 }
                 sealed[split] = writer.finish(appendix.variable, appendix.valid, before_grow)
                 cleanup.callback(os.close, sealed[split].fd)
-        except OSError as error:
-            raise BudgetError(
-                f"this machine has no shared memory left for chunk {task.number}: {error}; "
-                "lower memory_budget, or free memory"
-            ) from error
         return sealed, labels
 
     @staticmethod
@@ -280,6 +272,69 @@ class Worker:
             raise InternalError(f"expected an answer, got {type(answer).__name__}")
         if not answer.allowed:
             raise _AbandonedError
+
+
+class _SegmentsAhead:
+    """The segments of a chunk, whose memory is being taken while the chunk is read.
+
+    Args:
+        task: The chunk, of which an open one may have fewer rows than it says.
+        columns: What its segments hold.
+        cleanup: Ends the writers.
+    """
+
+    def __init__(
+        self, task: LoadChunk, columns: PreparedColumns, cleanup: contextlib.ExitStack
+    ) -> None:
+        self._task = task
+        self._columns = columns
+        self._cleanup = cleanup
+        self._writers: dict[Split, SegmentWriter] | None = None
+        if not task.chunk.open:
+            self.take()
+
+    def take(self) -> None:
+        """Begins to take the memory; later times do nothing."""
+        if self._writers is not None:
+            return
+        self._writers = {}
+        for split, rows in split_rows(self._task.chunk).items():
+            if split in self._task.splits and rows:
+                self._writers[split] = self._writer(rows)
+
+    def writers(self, rows: dict[Split, int]) -> dict[Split, SegmentWriter]:
+        """A writer for each split that is wanted and has rows, now that they are known."""
+        ahead = self._writers or {}
+        found = {}
+        for split in self._task.splits:
+            if not rows[split]:
+                if split in ahead:
+                    ahead[split].abort()
+            elif split not in ahead:
+                found[split] = self._writer(rows[split])
+            else:
+                found[split] = ahead[split]
+                with _short_of_memory(self._task):
+                    found[split].resize(rows[split])
+        return found
+
+    def _writer(self, rows: int) -> SegmentWriter:
+        fixed = [FixedColumn(*column) for column in self._columns.fixed_columns()]
+        with _short_of_memory(self._task):
+            writer = SegmentWriter(fixed, self._columns.variable_columns(), rows)
+        return self._cleanup.enter_context(writer)
+
+
+@contextlib.contextmanager
+def _short_of_memory(task: LoadChunk) -> Iterator[None]:
+    """Says what it means that the system has no memory to give."""
+    try:
+        yield
+    except OSError as error:
+        raise BudgetError(
+            f"this machine has no shared memory left for chunk {task.number}: {error}; "
+            "lower memory_budget, or free memory"
+        ) from error
 
 
 def _ticket(task: LoadChunk) -> str:
@@ -334,11 +389,6 @@ def _following_chunk(
 
 def _bytes_of(columns: PreparedColumns, chunk: PlannedChunk) -> dict[Split, int]:
     return {split: segment_bytes(columns, rows) for split, rows in split_rows(chunk).items()}
-
-
-def _writer(columns: PreparedColumns, rows: int) -> SegmentWriter:
-    fixed = [FixedColumn(*column) for column in columns.fixed_columns()]
-    return SegmentWriter(fixed, columns.variable_columns(), rows)
 
 
 def _speakable(message: str) -> str:

@@ -8,6 +8,7 @@ import click
 
 from benchmarks import bigquery as wire
 from benchmarks import feeding, preparing
+from benchmarks import first as first_batch
 from benchmarks import shuffle as shuffling
 from benchmarks import simulate as simulating
 
@@ -20,6 +21,8 @@ def main(context: click.Context) -> None:
         context.invoke(feed)
         click.echo()
         context.invoke(bigquery)
+        click.echo()
+        context.invoke(first)
         click.echo()
         context.invoke(prepare)
         click.echo()
@@ -43,6 +46,14 @@ def feed(rows: int, repeats: int, batch_size: int) -> None:
 def bigquery(rows: int, repeats: int, pace: float) -> None:
     """BigQuery's messages made into sealed segments, against only decoding them."""
     wire.run(rows, repeats, pace)
+
+
+@main.command()
+@click.option("--rows", default=2_000_000, show_default=True, help="Rows of the table.")
+@click.option("--repeats", default=9, show_default=True, help="Cold datasets of each source.")
+def first(rows: int, repeats: int) -> None:
+    """From open() to the first batch, against reading the bytes of its chunk."""
+    first_batch.run(rows, repeats)
 
 
 @main.command()

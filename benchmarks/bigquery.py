@@ -168,16 +168,18 @@ class BareClient:
 
         self._read(session, None, throw_away)
 
-    def decode(self, session: types.ReadSession) -> int:
-        """Decodes every message; the bytes of their record batches."""
+    def decode(self, session: types.ReadSession, rows: int | None = None) -> int:
+        """Decodes every message, or so many rows of each stream; their record batches' bytes."""
         schema = pa.ipc.read_schema(pa.py_buffer(session.arrow_schema.serialized_schema))
 
         def decode(stream: Iterator[Any]) -> int:
-            nbytes = 0
+            nbytes = decoded = 0
             for message in stream:
                 data = message.arrow_record_batch.serialized_record_batch
-                pa.ipc.read_record_batch(pa.py_buffer(data), schema)
+                decoded += pa.ipc.read_record_batch(pa.py_buffer(data), schema).num_rows
                 nbytes += len(data)
+                if rows is not None and decoded >= rows:
+                    break
             return nbytes
 
         return self._read(session, types.ReadRowsResponse.pb().FromString, decode)
@@ -305,10 +307,9 @@ class Bench:
         self._bare.close()
 
 
-@contextmanager
-def a_bench(server: LocalBigQuery, streams: int) -> Iterator[Bench]:
-    """A bench over so many streams."""
-    settings = {
+def settings_for(server: LocalBigQuery, streams: int) -> dict[str, str]:
+    """A daemon's settings to read from a server through so many streams."""
+    return {
         "bigquery_project": PROJECT,
         "bigquery_credentials": "anonymous",
         "bigquery_api_endpoint": server.rest,
@@ -316,7 +317,14 @@ def a_bench(server: LocalBigQuery, streams: int) -> Iterator[Bench]:
         "bigquery_storage_insecure": "true",
         "bigquery_max_streams": str(streams),
     }
-    with LocalDaemon(memory_budget="2GiB", workers=1, settings=settings) as daemon:
+
+
+@contextmanager
+def a_bench(server: LocalBigQuery, streams: int) -> Iterator[Bench]:
+    """A bench over so many streams."""
+    with LocalDaemon(
+        memory_budget="2GiB", workers=1, settings=settings_for(server, streams)
+    ) as daemon:
         bench = Bench(server, daemon, streams)
         try:
             yield bench

@@ -102,6 +102,7 @@ class WorkerPool:
         """Gives a ready worker something to do."""
         state = self._workers[worker]
         state.task = _STATES[type(task)]
+        _log.debug("worker %d begins %s", state.process.pid, state.task)
         self._send(state, task)
 
     def answer(self, worker: int, allowed: bool) -> None:
@@ -111,7 +112,9 @@ class WorkerPool:
     def done(self, worker: int) -> None:
         """The worker's task has ended."""
         if worker in self._workers:
-            self._workers[worker].task = "idle"
+            state = self._workers[worker]
+            _log.debug("worker %d ends %s", state.process.pid, state.task)
+            state.task = "idle"
 
     def states(self) -> list[tuple[int, str]]:
         """The pid of each worker, and what it does."""

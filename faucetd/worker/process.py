@@ -50,6 +50,7 @@ from faucetd.worker.messages import (
     Open,
     Ready,
     SnapshotIs,
+    StageSeconds,
     ToWorker,
     read_spec,
 )
@@ -173,19 +174,23 @@ class Worker:
         )
         with contextlib.ExitStack() as cleanup:
             segments = _SegmentsAhead(task, dataset.columns, cleanup)
+            timer = _StageTimer()
             rows_read = bytes_read = 0
             positions = [piece.start for piece in chunk.pieces]
             for piece, batch, codes, position in read_split(
                 dataset.source, chunk.pieces, dataset.columns.kept_columns, dataset.splitter
             ):
+                timer.ends("fetch")
                 segments.take()  # an open chunk may turn out to be the end of its streams
                 rows_read += batch.num_rows
                 bytes_read += batch.nbytes
                 dataset.preparer.add(batch, codes, piece if slots else 0)
                 positions[piece] = position
+                timer.ends("prepare")
+            timer.ends("fetch")
             rows = dataset.preparer.finish()
             found = _found(task, dataset.columns, positions, rows) if chunk.open else None
-            sealed, labels = self._publish(task, dataset, segments.writers(rows), cleanup)
+            sealed, labels = self._publish(task, dataset, segments.writers(rows), timer, cleanup)
             counts = dataset.preparer.counts()
             self._say(
                 Loaded(
@@ -195,6 +200,7 @@ class Worker:
                     counts={column: Counts(*astuple(lost)) for column, lost in counts.items()},
                     found=found,
                     labels=labels,
+                    seconds=StageSeconds(**timer.seconds),
                 ),
                 [segment.fd for segment in sealed.values()],
             )
@@ -205,6 +211,7 @@ class Worker:
         task: LoadChunk,
         dataset: _OpenDataset,
         writers: dict[Split, SegmentWriter],
+        timer: _StageTimer,
         cleanup: contextlib.ExitStack,
     ) -> tuple[dict[Split, SealedSegment], dict[Split, dict[str, LabelMoments]]]:
         """The staged chunk in sealed segments, which `cleanup` closes here; its labels' moments."""
@@ -224,13 +231,19 @@ class Worker:
 
         with _short_of_memory(task):
             for split, writer in writers.items():
-                appendix = dataset.preparer.fill(split, writer.arrays())
+                timer.ends("prepare")
+                arrays = writer.arrays()
+                timer.ends("publish")
+                appendix = dataset.preparer.fill(split, arrays)
+                del arrays  # nothing may be written any more
+                timer.ends("prepare")
                 labels[split] = {
                     name: LabelMoments(*astuple(moments))
                     for name, moments in appendix.labels.items()
                 }
                 sealed[split] = writer.finish(appendix.variable, appendix.valid, before_grow)
                 cleanup.callback(os.close, sealed[split].fd)
+                timer.ends("publish")
         return sealed, labels
 
     @staticmethod
@@ -272,6 +285,20 @@ class Worker:
             raise InternalError(f"expected an answer, got {type(answer).__name__}")
         if not answer.allowed:
             raise _AbandonedError
+
+
+class _StageTimer:
+    """Takes the time that the stages of a chunk take, in turns."""
+
+    def __init__(self) -> None:
+        self.seconds = {"fetch": 0.0, "prepare": 0.0, "publish": 0.0}
+        self._last = time.perf_counter()
+
+    def ends(self, stage: str) -> None:
+        """What has happened since the last call was this stage."""
+        now = time.perf_counter()
+        self.seconds[stage] += now - self._last
+        self._last = now
 
 
 class _SegmentsAhead:

@@ -41,6 +41,9 @@ from tests.bigquery_server.local import LocalBigQuery
 PARTS = ("opening", "planning", "starting", "fetching", "preparing", "publishing", "handing")
 BATCH_ROWS = 1_024
 STREAMS = 4
+GROUP_ROWS = 122_880
+"""Rows of a row group, as DuckDB writes them. A column of a row group can only be decoded from its
+start: a chunk from the midst of a larger one takes longer than its own rows."""
 
 _STAMP = r"(?P<at>[-\d]+ [\d:,]+) faucetd DEBUG: "
 _WORKER = re.compile(_STAMP + r"worker (?P<pid>\d+) (?P<what>begins|ends) (?P<task>\w+)")
@@ -155,7 +158,7 @@ def read_bigquery(bare: BareClient, rows: int) -> float:
 def _parquet(rows: int) -> Iterator[tuple[LocalDaemon, DatasetSpec, Callable[[int], float]]]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.parquet"
-        write_table(path, rows)
+        write_table(path, rows, GROUP_ROWS)
         spec = DatasetSpec(
             ParquetSource(str(path)),
             features=[f"f{n}" for n in range(bigquery.FEATURES)],

@@ -32,6 +32,9 @@ _log = logging.getLogger(__name__)
 START_TIMEOUT_S = 120.0
 """A worker imports torch; on a cold disk that takes long, but not for ever."""
 
+WAREHOUSE = "warehouse"
+"""Tells a worker that a warehouse is likely to be read."""
+
 HOPELESS_STARTS = 4
 """Failed starts in a row after which nobody should wait for a worker any more."""
 
@@ -76,11 +79,19 @@ class _Worker:
 
 
 class WorkerPool:
-    """A fixed number of worker processes."""
+    """A fixed number of worker processes.
 
-    def __init__(self, size: int, listener: PoolListener) -> None:
+    Args:
+        size: How many.
+        listener: Is told what they do.
+        reads_warehouse: Whether a warehouse is likely to be read: workers then import its
+            libraries while they have nothing to do, not when the first dataset is waited for.
+    """
+
+    def __init__(self, size: int, listener: PoolListener, *, reads_warehouse: bool = False) -> None:
         self._size = size
         self._listener = listener
+        self._options = [WAREHOUSE] if reads_warehouse else []
         self._workers: dict[int, _Worker] = {}
         self._next = 1
         self._failed_starts = 0
@@ -136,6 +147,7 @@ class WorkerPool:
                     "faucetd.worker.process",
                     str(theirs.fileno()),
                     str(os.getpid()),
+                    *self._options,
                 ],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,

@@ -9,8 +9,10 @@ import click
 from benchmarks import bigquery as wire
 from benchmarks import feeding, preparing
 from benchmarks import first as first_batch
+from benchmarks import scale as scaling
 from benchmarks import shuffle as shuffling
 from benchmarks import simulate as simulating
+from benchmarks.scale_model import Prices
 
 
 @click.group(invoke_without_command=True)
@@ -62,6 +64,38 @@ def first(rows: int, repeats: int) -> None:
 def prepare(rows: int, repeats: int) -> None:
     """Rows preprocessed and permuted on one thread, against the machine's memory."""
     preparing.run(rows, repeats)
+
+
+@main.command()
+@click.option("--jobs", default=8, show_default=True, help="Trainers.")
+@click.option("--rate", default=1e6, show_default=True, help="Rows a second of each.")
+@click.option("--epochs", default=3, show_default=True, help="Of each, over the large table.")
+@click.option("--table-tb", default=100.0, show_default=True, help="The large table, in TB.")
+@click.option("--read-tib-price", default=scaling.LIST_PRICES.read_tib, show_default=True)
+@click.option("--core-hour-price", default=scaling.LIST_PRICES.core_hour, show_default=True)
+@click.option(
+    "--memory-gib-hour-price", default=scaling.LIST_PRICES.memory_gib_hour, show_default=True
+)
+@click.option(
+    "--disk-gib-month-price", default=scaling.LIST_PRICES.disk_gib_month, show_default=True
+)
+@click.option("--repeats", default=7, show_default=True, help="Chunks that costs are medians of.")
+@click.option("--write", type=click.Path(path_type=Path), help="Write the page here.")
+def scale(
+    jobs: int,
+    rate: float,
+    epochs: int,
+    table_tb: float,
+    read_tib_price: float,
+    core_hour_price: float,
+    memory_gib_hour_price: float,
+    disk_gib_month_price: float,
+    repeats: int,
+    write: Path | None,
+) -> None:
+    """What a daemon needs, where it saturates, and what a large table costs, in dollars."""
+    prices = Prices(read_tib_price, core_hour_price, memory_gib_hour_price, disk_gib_month_price)
+    scaling.run(scaling.Question(jobs, rate, epochs, table_tb), prices, repeats, write)
 
 
 @main.command()

@@ -35,6 +35,11 @@ START_TIMEOUT_S = 120.0
 WAREHOUSE = "warehouse"
 """Tells a worker that a warehouse is likely to be read."""
 
+MALLOC = {"MALLOC_ARENA_MAX": "1"}
+"""For workers, where the daemon's environment does not say: glibc otherwise gives each of the
+threads that read streams a heap of its own, and keeps there what messages have left. One heap takes
+a quarter less memory, and no more time (benchmarks/NOTES.md)."""
+
 HOPELESS_STARTS = 4
 """Failed starts in a row after which nobody should wait for a worker any more."""
 
@@ -151,6 +156,7 @@ class WorkerPool:
                 ],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
+                env=MALLOC | os.environ,
             )
         ours.setblocking(False)
         worker = _Worker(self._next, process, ours, os.pidfd_open(process.pid))

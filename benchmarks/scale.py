@@ -61,7 +61,7 @@ def run(question: Question, prices: Prices, repeats: int, page: Path | None) -> 
     if page is None:
         click.echo(text)
     else:
-        page.write_text(_PAGE.format(report=text, command=_command(question, prices)))
+        page.write_text(_PAGE.format(report=text, command=_command(question, prices, repeats)))
         click.echo(f"{page} is written")
 
 
@@ -180,13 +180,14 @@ def _table(question: Question, prices: Prices, measured: Measured) -> str:
     return "\n".join(lines)
 
 
-def _command(question: Question, prices: Prices) -> str:
+def _command(question: Question, prices: Prices, repeats: int) -> str:
     jobs, rate, epochs, table_tb = astuple(question)[:4]
     options: dict[str, Any] = {
         "jobs": jobs,
         "rate": f"{rate:g}",
         "epochs": epochs,
         "table-tb": f"{table_tb:g}",
+        "repeats": repeats,
     } | {f"{name.replace('_', '-')}-price": price for name, price in vars(prices).items()}
     words = [f"--{name} {value}" for name, value in options.items()]
     return "python -m benchmarks scale " + " \\\n    ".join((" ".join(words[:4]), *words[4:]))

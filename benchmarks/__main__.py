@@ -6,10 +6,14 @@ from pathlib import Path
 
 import click
 
-from benchmarks import feeding, preparing, reading
+from benchmarks import bigquery as wire
+from benchmarks import feeding, preparing
+from benchmarks import first as first_batch
+from benchmarks import scale as scaling
 from benchmarks import shuffle as shuffling
 from benchmarks import simulate as simulating
 from benchmarks.device import device
+from benchmarks.scale_model import Prices
 
 
 @click.group(invoke_without_command=True)
@@ -20,6 +24,8 @@ def main(context: click.Context) -> None:
         context.invoke(feed)
         click.echo()
         context.invoke(bigquery)
+        click.echo()
+        context.invoke(first)
         click.echo()
         context.invoke(prepare)
         click.echo()
@@ -37,11 +43,20 @@ def feed(rows: int, repeats: int, batch_size: int) -> None:
 
 
 @main.command()
-@click.option("--rows", default=2_000_000, show_default=True, help="Rows of the table.")
+@click.option("--rows", default=1_000_000, show_default=True, help="Rows of the table.")
 @click.option("--repeats", default=5, show_default=True, help="Passes of each kind.")
-def bigquery(rows: int, repeats: int) -> None:
+@click.option("--pace", default=250.0, show_default=True, help="MB/s of a service that is paced.")
+def bigquery(rows: int, repeats: int, pace: float) -> None:
     """BigQuery's messages made into sealed segments, against only decoding them."""
-    reading.run(rows, repeats)
+    wire.run(rows, repeats, pace)
+
+
+@main.command()
+@click.option("--rows", default=2_000_000, show_default=True, help="Rows of the table.")
+@click.option("--repeats", default=9, show_default=True, help="Cold datasets of each source.")
+def first(rows: int, repeats: int) -> None:
+    """From open() to the first batch, against reading the bytes of its chunk."""
+    first_batch.run(rows, repeats)
 
 
 @main.command()
@@ -50,6 +65,38 @@ def bigquery(rows: int, repeats: int) -> None:
 def prepare(rows: int, repeats: int) -> None:
     """Rows preprocessed and permuted on one thread, against the machine's memory."""
     preparing.run(rows, repeats)
+
+
+@main.command()
+@click.option("--jobs", default=8, show_default=True, help="Trainers.")
+@click.option("--rate", default=1e6, show_default=True, help="Rows a second of each.")
+@click.option("--epochs", default=3, show_default=True, help="Of each, over the large table.")
+@click.option("--table-tb", default=100.0, show_default=True, help="The large table, in TB.")
+@click.option("--read-tib-price", default=scaling.LIST_PRICES.read_tib, show_default=True)
+@click.option("--core-hour-price", default=scaling.LIST_PRICES.core_hour, show_default=True)
+@click.option(
+    "--memory-gib-hour-price", default=scaling.LIST_PRICES.memory_gib_hour, show_default=True
+)
+@click.option(
+    "--disk-gib-month-price", default=scaling.LIST_PRICES.disk_gib_month, show_default=True
+)
+@click.option("--repeats", default=7, show_default=True, help="Chunks that costs are medians of.")
+@click.option("--write", type=click.Path(path_type=Path), help="Write the page here.")
+def scale(
+    jobs: int,
+    rate: float,
+    epochs: int,
+    table_tb: float,
+    read_tib_price: float,
+    core_hour_price: float,
+    memory_gib_hour_price: float,
+    disk_gib_month_price: float,
+    repeats: int,
+    write: Path | None,
+) -> None:
+    """What a daemon needs, where it saturates, and what a large table costs, in dollars."""
+    prices = Prices(read_tib_price, core_hour_price, memory_gib_hour_price, disk_gib_month_price)
+    scaling.run(scaling.Question(jobs, rate, epochs, table_tb), prices, repeats, write)
 
 
 @main.command()

@@ -30,12 +30,12 @@ MATMULS = (0, 1, 4, 16)
 Step = Callable[[torch.Tensor, torch.Tensor], None]
 
 
-def write_table(path: Path, rows: int) -> None:
-    """`rows` rows of 40 float32 features and a label."""
+def write_table(path: Path, rows: int, group_rows: int | None = None) -> None:
+    """`rows` rows of 40 float32 features and a label; in row groups of as many as is usual."""
     generator = np.random.default_rng(0)
     columns = {f"f{n}": generator.random(rows, np.float32) for n in range(FEATURES)}
     columns["y"] = generator.integers(0, 2, rows).astype(np.float32)
-    pq.write_table(pa.table(columns), path)
+    pq.write_table(pa.table(columns), path, row_group_size=group_rows)
 
 
 def make_step(matmuls: int) -> Step:

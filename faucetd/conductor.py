@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from msgspec.structs import astuple
+
 from faucet_client._memory import is_sealed, page_rounded
 from faucet_client._version import __version__
 from faucet_client.layout import SegmentLayout
@@ -383,6 +385,13 @@ class Conductor:
             self._segments[SegmentId(load.dataset, load.chunk, split)] = (fd, layout)
         if dataset is not None:
             dataset.made(load.chunk, message)
+        _log.debug(
+            "chunk %d of %s is loaded: %d rows, fetch %.4f s, prepare %.4f s, publish %.4f s",
+            load.chunk,
+            load.dataset,
+            message.rows_read,
+            *astuple(message.seconds),
+        )
         sizes = {split: layout.nbytes for split, layout in message.segments.items()}
         self.happened(events.ChunkLoaded(worker, sizes, found))
         self._give_work(worker)

@@ -30,6 +30,7 @@ from faucetd.conductor import Conductor
 from faucetd.config import Settings
 from faucetd.dealt import DealtFolders
 from faucetd.errors import ConfigError
+from faucetd.fetch.bigquery.settings import BigQuerySettings
 from faucetd.journal import PlanJournal
 from faucetd.locks import locked
 from faucetd.publish.spill import Leftover, SpillFolder
@@ -94,7 +95,9 @@ async def _serve(settings: Settings, scratch_dir: Path, spill: SpillFolder | Non
         conductor,
         lambda uid: uid in settings.allowed_uids,
     )
-    pool = WorkerPool(settings.workers, conductor)
+    pool = WorkerPool(
+        settings.workers, conductor, reads_warehouse=settings.bigquery != BigQuerySettings()
+    )
     conductor.wire(pool, handoff.forget, lambda error: _set_broken(broken, error))
     conductor.take_up_spilled(leftovers)
     server, healths = make_server(FaucetService(sessions, conductor, handoff.expect))

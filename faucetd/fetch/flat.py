@@ -85,17 +85,53 @@ def no_such_column(name: str, known: Sequence[str], table: str) -> ColumnError:
     return ColumnError(f"{table} has no column {name!r}; {hint}")
 
 
+class Projection:
+    """Makes batches of a nested table flat: its leaves, plain, in a given order.
+
+    What has to be done is looked up once a schema, not once a batch: for the small messages of a
+    warehouse that would take as long as all else that happens to them. Columns that stand at the
+    top and are plain already, which most tables have alone, are only selected.
+
+    Args:
+        leaves: What to take.
+    """
+
+    def __init__(self, leaves: Sequence[Leaf]) -> None:
+        self._leaves = tuple(leaves)
+        self._schema: pa.Schema | None = None
+        self._indices: list[int] | None = None
+
+    def apply(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The leaves of a batch that holds at least them."""
+        schema = batch.schema
+        if self._schema is None or not schema.equals(self._schema):
+            self._schema, self._indices = schema, self._plain_columns(schema)
+        if self._indices is not None:
+            return batch.select(self._indices)
+        arrays = []
+        for leaf in self._leaves:
+            top, *below = leaf.path
+            array = batch.column(schema.get_field_index(top))
+            if below:
+                # struct_field, unlike Array.field, makes the leaf null where the STRUCT is.
+                array = cast("pa.Array[Any]", pc.struct_field(array, below))
+            arrays.append(array)
+        return assemble(arrays, self._leaves)
+
+    def _plain_columns(self, schema: pa.Schema) -> list[int] | None:
+        """Where the leaves are, if all are columns of their own and of their plain types."""
+        indices = []
+        for leaf in self._leaves:
+            index = schema.get_field_index(leaf.path[0])
+            if len(leaf.path) > 1 or schema.field(index).type != leaf.type:
+                return None
+            indices.append(index)
+        return indices
+
+
 def project(batch: pa.RecordBatch, leaves: Sequence[Leaf]) -> pa.RecordBatch:
-    """The leaves of a nested batch that holds at least them, flat and plain, in this order."""
-    arrays = []
-    for leaf in leaves:
-        top, *below = leaf.path
-        array = batch.column(batch.schema.get_field_index(top))
-        if below:
-            # struct_field, unlike Array.field, makes the leaf null where the STRUCT is.
-            array = cast("pa.Array[Any]", pc.struct_field(array, below))
-        arrays.append(array)
-    return assemble(arrays, leaves)
+    """The leaves of one nested batch that holds at least them, flat and plain, in this order."""
+    return Projection(leaves).apply(batch)
 
 
 def assemble(arrays: Sequence[pa.Array[Any]], leaves: Sequence[Leaf]) -> pa.RecordBatch:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from faucetd.errors import SourceError, SourceNotFound, SourceReadError
 from faucetd.fetch.files import FileState, forbidden, snapshot_of
-from faucetd.fetch.flat import FlatSchema, Leaf, batch_rows, project
+from faucetd.fetch.flat import FlatSchema, Leaf, Projection, batch_rows
 from faucetd.fetch.pieces import Piece, Stream
 from faucetd.fetch.source import Column, Fetched
 
@@ -213,7 +213,7 @@ class _Cursor:
 
     def __init__(self, file: pq.ParquetFile, group: int, leaves: Sequence[Leaf]) -> None:
         self.position = 0
-        self._leaves = leaves
+        self._projection = Projection(leaves)
         self._batches = file.iter_batches(
             batch_rows(leaves),
             row_groups=[group],
@@ -227,7 +227,7 @@ class _Cursor:
         batch = self._rest
         while batch is None or batch.num_rows == 0:
             try:
-                batch = project(next(self._batches), self._leaves)
+                batch = self._projection.apply(next(self._batches))
             except StopIteration:
                 # The footer promised more rows than the pages hold.
                 raise pa.ArrowInvalid(f"the row group ends at row {self.position:,}") from None

@@ -155,10 +155,11 @@ class ChunkPreparer:
         """
         if len(codes) != batch.num_rows:
             raise ValueError(f"{len(codes)} split codes for {batch.num_rows} rows")
-        batch = batch.select(self._kept)
         wanted = codes != DROP
         if not wanted.all():
-            batch, codes = batch.filter(pa.array(wanted)), codes[wanted]
+            batch, codes = batch.select(self._kept).filter(pa.array(wanted)), codes[wanted]
+        # Once: an array is made for each column that is asked for, which small batches notice.
+        columns = {path: batch.column(path) for path in self._kept}
         slot = self._slots[piece]
         start, stop = slot.next, slot.next + batch.num_rows
         if stop > slot.stop:
@@ -167,7 +168,7 @@ class ChunkPreparer:
             raise self._changed(f"at least {self._rows + batch.num_rows}")
         self._codes[start:stop] = codes
         if self._features is not None:
-            self._features.apply(batch, self._matrix[start:stop], self._tally)
+            self._features.apply(columns, self._matrix[start:stop], self._tally)
         if self._fitted is not None:
             ids = {
                 name: self._staged[Role.IDS, name][start:stop] for name in self._columns.id_names
@@ -177,10 +178,11 @@ class ChunkPreparer:
                 for name in self._columns.ragged_names
             }
             self._fitted.apply(batch, self._matrix[start:stop], ids, ragged, self._tally)
-        self._add_numbers(batch, start, stop)
-        self._add_passthrough(batch, start, stop, piece)
-        for path in self._kept:
-            self._tally.add(path, ColumnCounts(nulls=batch.column(path).null_count))
+        self._add_numbers(columns, start, stop)
+        self._add_passthrough(columns, start, stop, piece)
+        for path, array in columns.items():
+            if nulls := array.null_count:
+                self._tally.add(path, ColumnCounts(nulls=nulls))
         slot.next = stop
         self._rows += batch.num_rows
 
@@ -233,22 +235,24 @@ class ChunkPreparer:
         """What this chunk's rows, those of no split apart, lost on the way, by source column."""
         return self._tally.result()
 
-    def _add_numbers(self, batch: pa.RecordBatch, start: int, stop: int) -> None:
+    def _add_numbers(self, columns: Mapping[str, pa.Array[Any]], start: int, stop: int) -> None:
         """Stages labels and the weight."""
         in_matrix = {feature.source for feature in self._columns.features}
         for key, column in self._columns.targets():
-            array = batch.column(column.source)
+            array = columns[column.source]
             counts = fill_float32(array, self._staged[key][start:stop])
             if column.source not in in_matrix:  # or it was counted there
                 self._tally.add(column.source, counts)
             self._note_nulls(key, array, start, stop)
 
-    def _add_passthrough(self, batch: pa.RecordBatch, start: int, stop: int, piece: int) -> None:
+    def _add_passthrough(
+        self, columns: Mapping[str, pa.Array[Any]], start: int, stop: int, piece: int
+    ) -> None:
         targets = [target for _, target in self._columns.targets()]
         counted = {column.source for column in (*self._columns.features, *targets)}
         for column in self._columns.passthrough:
             key = (Role.PASSTHROUGH, column.name)
-            array = batch.column(column.source)
+            array = columns[column.source]
             if key in self._variable:
                 self._variable[key][piece].append(own_text(array))
             else:

@@ -5,7 +5,8 @@ What a fitted preprocessing spec makes of them is in `fitted.py`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,25 +37,27 @@ class RawFeatures:
         self._tile_rows = max(256, min(_TILE_ROWS, _TILE_NBYTES // (4 * width)))
         self._tile = np.empty(self._tile_rows * width, np.float32)
 
-    def apply(self, batch: pa.RecordBatch, out: NDArray[np.float32], tally: Tally) -> None:
-        """Casts the features of `batch` into `out`.
+    def apply(
+        self, columns: Mapping[str, pa.Array[Any]], out: NDArray[np.float32], tally: Tally
+    ) -> None:
+        """Casts the features of a batch into `out`.
 
         Args:
-            batch: At least the features' source columns, by their dotted paths.
+            columns: At least the features' source columns, [rows], by their dotted paths.
             out: float32 [rows, features], contiguous.
             tally: Gets what was lost on the way, by source column; the caller counts nulls.
         """
-        arrays = [batch.column(source) for source in self._sources]
-        columns = [numbers(array) for array in arrays]
+        arrays = [columns[source] for source in self._sources]
+        values_of = [numbers(array) for array in arrays]
         nulls = [(row, mask) for row, a in enumerate(arrays) if (mask := null_mask(a)) is not None]
         suspicious = np.zeros(len(arrays), np.bool_)
         target = torch.from_numpy(out)
-        for start in range(0, batch.num_rows, self._tile_rows):
-            stop = min(start + self._tile_rows, batch.num_rows)
+        for start in range(0, len(out), self._tile_rows):
+            stop = min(start + self._tile_rows, len(out))
             # Contiguous also when it is the last and shorter: torch is fast only for those.
             tile = self._tile[: len(arrays) * (stop - start)].reshape(len(arrays), -1)
             with np.errstate(over="ignore", invalid="ignore"):
-                for row, values in zip(tile, columns, strict=True):
+                for row, values in zip(tile, values_of, strict=True):
                     np.copyto(row, values[start:stop], casting="unsafe")
                 # Written so that NaN, which compares with nothing, is suspicious.
                 suspicious |= ~(

@@ -132,6 +132,27 @@ class SegmentWriter:
         """All fixed columns, each as by `array`."""
         return {column.key: self.array(*column.key) for column in self._fixed}
 
+    def resize(self, rows: int) -> None:
+        """Has another number of rows from here on. Nothing may have been written yet.
+
+        The memory is kept if it suffices, so that who does not know the rows yet can have it taken
+        for as many as there may be, while it finds out.
+
+        Args:
+            rows: At least 1.
+
+        Raises:
+            ValueError: no rows, or the writer has ended.
+            OSError: no descriptor or no address space.
+        """
+        if self._pages.fd < 0:
+            raise ValueError("the writer has ended")
+        self._plan = _Plan.of(self._fixed, self._variable, rows)
+        self._rows = rows
+        if self._plan.nbytes > self._pages.nbytes:
+            self._pages.drop()
+            self._pages = WritablePages(self._plan.nbytes)
+
     def finish(
         self,
         variable: Mapping[ColumnKey, pa.Array[Any]],

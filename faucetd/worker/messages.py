@@ -241,6 +241,18 @@ class FoundChunk(msgspec.Struct, frozen=True):
     following_bytes: dict[Split, int]
 
 
+class StageSeconds(msgspec.Struct, frozen=True):
+    """How long each stage of a chunk took.
+
+    Fetching is waiting for rows and dealing them to splits, preparing is making tensors of them,
+    publishing is waiting for memory and sealing it.
+    """
+
+    fetch: float
+    prepare: float
+    publish: float
+
+
 class Loaded(msgspec.Struct, frozen=True, tag=True):
     """The chunk's sealed segments; their descriptors travel beside this message.
 
@@ -253,6 +265,7 @@ class Loaded(msgspec.Struct, frozen=True, tag=True):
     counts: dict[str, Counts]
     found: FoundChunk | None = None
     labels: dict[Split, dict[str, LabelMoments]] = {}
+    seconds: StageSeconds = StageSeconds(0.0, 0.0, 0.0)
 
 
 class Abandoned(msgspec.Struct, frozen=True, tag=True):

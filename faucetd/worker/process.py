@@ -2,14 +2,15 @@
 
     fetch (Arrow batches, split codes) → prepare (permuted tensors) → publish (sealed segments)
 
-Run as `python -m faucetd.worker.process SOCKET_FD DAEMON_PID` by pool.py. It dies with its daemon:
-the kernel kills it, whatever it is in the midst of.
+Run as `python -m faucetd.worker.process SOCKET_FD DAEMON_PID [warehouse]` by pool.py. It dies with
+its daemon: the kernel kills it, whatever it is in the midst of.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import logging
 import os
 import signal
@@ -17,7 +18,7 @@ import socket
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 
 import torch
@@ -50,6 +51,7 @@ from faucetd.worker.messages import (
     Open,
     Ready,
     SnapshotIs,
+    StageSeconds,
     ToWorker,
     read_spec,
 )
@@ -60,6 +62,7 @@ from faucetd.worker.opening import (
     segment_bytes,
     split_rows,
 )
+from faucetd.worker.pool import WAREHOUSE
 
 _log = logging.getLogger(__name__)
 
@@ -106,9 +109,17 @@ class Worker:
         self._sock = sock
         self._datasets: OrderedDict[str, _OpenDataset] = OrderedDict()
 
-    def run(self) -> None:
-        """Does what it is told until the daemon is gone."""
+    def run(self, *, reads_warehouse: bool = False) -> None:
+        """Does what it is told until the daemon is gone.
+
+        Args:
+            reads_warehouse: Imports a warehouse's libraries at once. They take a second, which
+                whoever opens the first dataset would wait for; a task that comes meanwhile waits
+                no longer than it would have.
+        """
         self._say(Ready())
+        if reads_warehouse:
+            importlib.import_module("faucetd.worker.warehouse")
         while (task := self._next_task()) is not None:
             try:
                 match task:
@@ -171,19 +182,25 @@ class Worker:
             None if chunk.open else split_rows(chunk),
             slots,
         )
-        rows_read = bytes_read = 0
-        positions = [piece.start for piece in chunk.pieces]
-        for piece, batch, codes, position in read_split(
-            dataset.source, chunk.pieces, dataset.columns.kept_columns, dataset.splitter
-        ):
-            rows_read += batch.num_rows
-            bytes_read += batch.nbytes
-            dataset.preparer.add(batch, codes, piece if slots else 0)
-            positions[piece] = position
-        rows = dataset.preparer.finish()
-        found = _found(task, dataset.columns, positions, rows) if chunk.open else None
         with contextlib.ExitStack() as cleanup:
-            sealed, labels = self._publish(task, dataset, rows, cleanup)
+            segments = _SegmentsAhead(task, dataset.columns, cleanup)
+            timer = _StageTimer()
+            rows_read = bytes_read = 0
+            positions = [piece.start for piece in chunk.pieces]
+            for piece, batch, codes, position in read_split(
+                dataset.source, chunk.pieces, dataset.columns.kept_columns, dataset.splitter
+            ):
+                timer.ends("fetch")
+                segments.take()  # an open chunk may turn out to be the end of its streams
+                rows_read += batch.num_rows
+                bytes_read += batch.nbytes
+                dataset.preparer.add(batch, codes, piece if slots else 0)
+                positions[piece] = position
+                timer.ends("prepare")
+            timer.ends("fetch")
+            rows = dataset.preparer.finish()
+            found = _found(task, dataset.columns, positions, rows) if chunk.open else None
+            sealed, labels = self._publish(task, dataset, segments.writers(rows), timer, cleanup)
             counts = dataset.preparer.counts()
             self._say(
                 Loaded(
@@ -193,6 +210,7 @@ class Worker:
                     counts={column: Counts(*astuple(lost)) for column, lost in counts.items()},
                     found=found,
                     labels=labels,
+                    seconds=StageSeconds(**timer.seconds),
                 ),
                 [segment.fd for segment in sealed.values()],
             )
@@ -202,43 +220,40 @@ class Worker:
         self,
         task: LoadChunk,
         dataset: _OpenDataset,
-        rows: dict[Split, int],
+        writers: dict[Split, SegmentWriter],
+        timer: _StageTimer,
         cleanup: contextlib.ExitStack,
     ) -> tuple[dict[Split, SealedSegment], dict[Split, dict[str, LabelMoments]]]:
         """The staged chunk in sealed segments, which `cleanup` closes here; its labels' moments."""
         sealed: dict[Split, SealedSegment] = {}
         labels: dict[Split, dict[str, LabelMoments]] = {}
-        try:
-            writers = {
-                split: cleanup.enter_context(_writer(dataset.columns, rows[split]))
-                for split in task.splits
-                if rows[split]
-            }
-            spare = task.reserved_bytes - sum(writer.fixed_nbytes for writer in writers.values())
-            if spare < 0:  # an open chunk has more rows than was guessed
+        spare = task.reserved_bytes - sum(writer.fixed_nbytes for writer in writers.values())
+        if spare < 0:  # an open chunk has more rows than was guessed
+            self._ask_for_bytes(-spare)
+            spare = 0
+
+        def before_grow(nbytes: int) -> None:
+            nonlocal spare
+            spare -= nbytes
+            if spare < 0:
                 self._ask_for_bytes(-spare)
                 spare = 0
 
-            def before_grow(nbytes: int) -> None:
-                nonlocal spare
-                spare -= nbytes
-                if spare < 0:
-                    self._ask_for_bytes(-spare)
-                    spare = 0
-
+        with _short_of_memory(task):
             for split, writer in writers.items():
-                appendix = dataset.preparer.fill(split, writer.arrays())
+                timer.ends("prepare")
+                arrays = writer.arrays()
+                timer.ends("publish")
+                appendix = dataset.preparer.fill(split, arrays)
+                del arrays  # nothing may be written any more
+                timer.ends("prepare")
                 labels[split] = {
                     name: LabelMoments(*astuple(moments))
                     for name, moments in appendix.labels.items()
                 }
                 sealed[split] = writer.finish(appendix.variable, appendix.valid, before_grow)
                 cleanup.callback(os.close, sealed[split].fd)
-        except OSError as error:
-            raise BudgetError(
-                f"this machine has no shared memory left for chunk {task.number}: {error}; "
-                "lower memory_budget, or free memory"
-            ) from error
+                timer.ends("publish")
         return sealed, labels
 
     @staticmethod
@@ -280,6 +295,83 @@ class Worker:
             raise InternalError(f"expected an answer, got {type(answer).__name__}")
         if not answer.allowed:
             raise _AbandonedError
+
+
+class _StageTimer:
+    """Takes the time that the stages of a chunk take, in turns."""
+
+    def __init__(self) -> None:
+        self.seconds = {"fetch": 0.0, "prepare": 0.0, "publish": 0.0}
+        self._last = time.perf_counter()
+
+    def ends(self, stage: str) -> None:
+        """What has happened since the last call was this stage."""
+        now = time.perf_counter()
+        self.seconds[stage] += now - self._last
+        self._last = now
+
+
+class _SegmentsAhead:
+    """The segments of a chunk, whose memory is being taken while the chunk is read.
+
+    Args:
+        task: The chunk, of which an open one may have fewer rows than it says.
+        columns: What its segments hold.
+        cleanup: Ends the writers.
+    """
+
+    def __init__(
+        self, task: LoadChunk, columns: PreparedColumns, cleanup: contextlib.ExitStack
+    ) -> None:
+        self._task = task
+        self._columns = columns
+        self._cleanup = cleanup
+        self._writers: dict[Split, SegmentWriter] | None = None
+        if not task.chunk.open:
+            self.take()
+
+    def take(self) -> None:
+        """Begins to take the memory; later times do nothing."""
+        if self._writers is not None:
+            return
+        self._writers = {}
+        for split, rows in split_rows(self._task.chunk).items():
+            if split in self._task.splits and rows:
+                self._writers[split] = self._writer(rows)
+
+    def writers(self, rows: dict[Split, int]) -> dict[Split, SegmentWriter]:
+        """A writer for each split that is wanted and has rows, now that they are known."""
+        ahead = self._writers or {}
+        found = {}
+        for split in self._task.splits:
+            if not rows[split]:
+                if split in ahead:
+                    ahead[split].abort()
+            elif split not in ahead:
+                found[split] = self._writer(rows[split])
+            else:
+                found[split] = ahead[split]
+                with _short_of_memory(self._task):
+                    found[split].resize(rows[split])
+        return found
+
+    def _writer(self, rows: int) -> SegmentWriter:
+        fixed = [FixedColumn(*column) for column in self._columns.fixed_columns()]
+        with _short_of_memory(self._task):
+            writer = SegmentWriter(fixed, self._columns.variable_columns(), rows)
+        return self._cleanup.enter_context(writer)
+
+
+@contextlib.contextmanager
+def _short_of_memory(task: LoadChunk) -> Iterator[None]:
+    """Says what it means that the system has no memory to give."""
+    try:
+        yield
+    except OSError as error:
+        raise BudgetError(
+            f"this machine has no shared memory left for chunk {task.number}: {error}; "
+            "lower memory_budget, or free memory"
+        ) from error
 
 
 def _ticket(task: LoadChunk) -> str:
@@ -336,11 +428,6 @@ def _bytes_of(columns: PreparedColumns, chunk: PlannedChunk) -> dict[Split, int]
     return {split: segment_bytes(columns, rows) for split, rows in split_rows(chunk).items()}
 
 
-def _writer(columns: PreparedColumns, rows: int) -> SegmentWriter:
-    fixed = [FixedColumn(*column) for column in columns.fixed_columns()]
-    return SegmentWriter(fixed, columns.variable_columns(), rows)
-
-
 def _speakable(message: str) -> str:
     """The message as every side can carry it: paths may hold what is no UTF-8."""
     return message.encode(errors="backslashreplace").decode()[:MAX_MESSAGE]
@@ -365,7 +452,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with socket.socket(fileno=sock_fd) as sock:
         sock.settimeout(IDLE_S)
-        Worker(sock).run()
+        Worker(sock).run(reads_warehouse=WAREHOUSE in sys.argv[3:])
 
 
 if __name__ == "__main__":

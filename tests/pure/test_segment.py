@@ -291,6 +291,32 @@ def test_an_abandoned_writer_leaves_nothing_even_while_its_memory_is_being_taken
     del views
 
 
+@pytest.mark.parametrize("rows", [1, 700, 5_000])
+def test_a_writer_that_is_resized_writes_what_one_of_that_size_would(rows: int) -> None:
+    files = []
+    for first_rows in (1_000, rows):
+        with SegmentWriter(ALL, [CITY], first_rows) as writer:
+            if first_rows != rows:
+                writer.resize(rows)
+            assert writer.fixed_nbytes == estimate_nbytes(ALL, [CITY], rows)
+            for array in writer.arrays().values():
+                array[:] = 1
+            del array
+            text = pa.array(["x"] * rows, pa.large_utf8())
+            segment = writer.finish({CITY: text}, {}, lambda _: None)
+        files.append(os.pread(segment.fd, segment.layout.nbytes, 0))
+        assert os.fstat(segment.fd).st_blocks * 512 == segment.layout.nbytes
+        os.close(segment.fd)
+    assert files[0] == files[1]
+
+
+def test_a_writer_that_has_ended_cannot_be_resized() -> None:
+    writer = SegmentWriter([FEATURES], [], 10)
+    writer.abort()
+    with pytest.raises(ValueError, match="ended"):
+        writer.resize(20)
+
+
 def test_a_view_held_too_long_harms_nobody_and_delays_no_seal() -> None:
     writer = SegmentWriter([FEATURES], [], 1_000)
     view = writer.array(*FEATURES.key)

@@ -26,12 +26,16 @@ from faucetd.fetch.bigquery.session import ReadSession, create_session, narrowes
 from faucetd.fetch.bigquery.settings import BigQuerySettings
 from faucetd.fetch.bigquery.stream import ByteBudget, StreamReader
 from faucetd.fetch.fingerprint import row_fingerprints
-from faucetd.fetch.flat import FlatSchema, batch_rows, no_such_column, project
+from faucetd.fetch.flat import FlatSchema, Projection, batch_rows, joined, no_such_column
 from faucetd.fetch.pieces import UNKNOWN, Piece, Stream
 from faucetd.fetch.source import Column, Fetched
 
 BUFFER_BYTES = 64 << 20
 """What all streams of a source may have received ahead of being read."""
+
+JOINED_ROWS = 8_192
+"""Messages of fewer rows are joined: what a batch costs apart from its rows is about what copying
+so many rows costs, and a message of the service may have a tenth of them."""
 
 CHUNK_STREAMS = 4
 """Streams of the session that reads one chunk of a chunked table."""
@@ -158,14 +162,14 @@ class BigQueryTable:
     def _read_stream(self, piece: Piece, start: int, columns: Sequence[str]) -> Iterator[Fetched]:
         assert self._schema is not None, "a session with streams has a schema"
         leaves = self._schema.select(columns)
-        at_most = batch_rows(leaves)
+        at_most, projection = batch_rows(leaves), Projection(leaves)
         cursor = self._take_cursor(piece, start)
         try:
             while (left := piece.stop - cursor.position) > 0:
-                batch = cursor.next(min(left, at_most))
-                if batch is None:
+                batches = cursor.next_some(min(left, at_most))
+                if not batches:
                     break
-                yield Fetched(project(batch, leaves), cursor.position)
+                yield Fetched(projection.apply(joined(batches)), cursor.position)
         except GeneratorExit:
             self._cursors[piece.stream] = cursor  # whoever goes on from here may have it
             raise
@@ -235,11 +239,11 @@ class BigQueryTable:
             StreamReader(self._connection, self._settings, session, name, 0, self._budget)
             for name in session.streams
         ]
-        batches = []
+        batches, projection = [], Projection(leaves)
         try:
             for reader in readers:
                 while (got := reader.next()) is not None:
-                    batches.append(project(got[0], leaves))
+                    batches.append(projection.apply(got[0]))
         finally:
             for reader in readers:
                 reader.close()
@@ -288,6 +292,17 @@ class _Cursor:
         self._rest = self._rest.slice(batch.num_rows) if rest else None
         self.position += batch.num_rows
         return batch
+
+    def next_some(self, at_most: int) -> list[pa.RecordBatch]:
+        """The next rows, at most as many: of small messages several; none at the stream's end."""
+        batches, rows = [], 0
+        while rows < min(at_most, JOINED_ROWS):
+            batch = self.next(at_most - rows)
+            if batch is None:
+                break
+            batches.append(batch)
+            rows += batch.num_rows
+        return batches
 
     def close(self) -> None:
         self._reader.close()

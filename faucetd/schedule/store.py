@@ -161,7 +161,7 @@ class Store:
         return False
 
     def publish(self, segment: SegmentId, nbytes: int) -> list[int]:
-        """The segment stands in memory from now on; the readers that may be granted it."""
+        """The segment stands in memory from now on; the readers that may be granted it now."""
         dataset = self._datasets.get(segment.dataset)
         if dataset is None:  # removed while it was being made
             self._emit(Evict(segment))
@@ -175,7 +175,11 @@ class Store:
         dataset.resident[split].add(chunk)
         dataset.end_missing(chunk, split)
         self._settle(self.resident[segment])
-        return [reader.id for reader in dataset.active(split) if chunk in reader.pending]
+        return [
+            reader.id
+            for reader in dataset.active(split)
+            if reader.credits and chunk in reader.pending
+        ]
 
     def _settle(self, segment: Segment) -> None:
         """Notes whether the segment may be evicted, after something of it has changed."""

@@ -1,124 +1,112 @@
 """Orders that are kept while things change, so that no decision looks at every chunk.
 
 All go by a chunk's **had**: of the epochs that were begun on its split, how many do not want it
-(any more). Wanted by most is had by fewest. But who begins an epoch wants all chunks, which changes
-no chunk's had; and a chunk that is granted, or given up, is had by one more. So had never falls,
-and an entry of long ago has a bound of today's value: it is looked at again when it comes first.
+(any more). Wanted by fewest is had by most. Who begins an epoch wants all chunks, which changes no
+chunk's had; and a chunk that is granted, or given up, is had by one more.
+
+Sets of chunks are also kept as integers, chunk n as bit n: so what is in one set and in another, of
+ten thousand chunks, is found in a fraction of a microsecond.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
 Had = Callable[[int], int]
 
-LOOK = 32
-"""Resident chunks that are compared for a grant."""
+FEW = 16
+"""Chunks whose bits are cheaper added than written."""
 
 
-class Among(Container[int]):
-    """The chunks of a set that are inside of another one too, or outside of it. Copies neither."""
+class ChunkSet(set[int]):
+    """Chunks, also as `bits`. Only the methods that stand here may change it."""
 
-    __slots__ = ("_all", "_inside", "_others")
+    __slots__ = ("bits",)
 
-    def __init__(
-        self, chunks: Container[int], others: Container[int], *, inside: bool = True
-    ) -> None:
-        self._all = chunks
-        self._others = others
-        self._inside = inside
-
-    def __contains__(self, chunk: object) -> bool:
-        return chunk in self._all and (chunk in self._others) is self._inside
-
-
-class LoadOrder:
-    """Absent chunks that one reader wants: had by fewest first, then by the reader's own rank."""
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[int, int, int]] = []  # had, rank, chunk
-        self._listed: set[int] = set()  # the chunks that have an entry, of whatever time
-
-    def begin(self, entries: Iterable[tuple[int, int, int]]) -> None:
-        """Begins anew with these: had, rank and number of each chunk."""
-        self._heap = list(entries)
-        heapq.heapify(self._heap)
-        self._listed = {chunk for *_, chunk in self._heap}
-
-    def add(self, had: int, rank: int, chunk: int) -> None:
-        """The chunk has become absent."""
-        if chunk not in self._listed:
-            self._listed.add(chunk)
-            heapq.heappush(self._heap, (had, rank, chunk))
-
-    def first(
-        self, absent: Container[int], pending: Container[int], had: Had, but: Collection[int]
-    ) -> int | None:
-        """The first that is still absent and pending, and is not among `but`."""
-        heap = self._heap
-        skipped = []
-        found = None
-        while heap:
-            was, rank, chunk = heap[0]
-            if chunk not in absent or chunk not in pending:
-                heapq.heappop(heap)
-                self._listed.discard(chunk)
-            elif (now := had(chunk)) != was:
-                heapq.heapreplace(heap, (now, rank, chunk))
-            elif chunk in but:
-                skipped.append(heapq.heappop(heap))
-            else:
-                found = chunk
-                break
-        for entry in skipped:
-            heapq.heappush(heap, entry)
-        return found
-
-
-class Pool:
-    """Resident chunks that one reader wants, of which it takes what fewest others want.
-
-    What is wanted by nobody else can be evicted afterwards, and what others want too is still
-    there later. It is enough to look at a few: the best of LOOK is among the best of all.
-    """
-
-    def __init__(self) -> None:
-        self._chunks: list[int] = []
-        self._places: dict[int, int] = {}  # by chunk: its index
-
-    def __len__(self) -> int:
-        return len(self._chunks)
-
-    def begin(self, chunks: Iterable[int]) -> None:
-        """Begins anew with these."""
-        self._chunks = list(chunks)
-        self._places = {chunk: place for place, chunk in enumerate(self._chunks)}
+    def __init__(self, chunks: Iterable[int] = ()) -> None:
+        super().__init__(chunks)
+        self.bits = to_bits(self)
 
     def add(self, chunk: int) -> None:
-        """The chunk has become resident."""
-        self._places[chunk] = len(self._chunks)
-        self._chunks.append(chunk)
+        """Puts a chunk in."""
+        super().add(chunk)
+        self.bits |= 1 << chunk
 
-    def discard(self, chunk: int) -> None:
-        """The chunk was granted, given up or evicted, if it was here."""
-        place = self._places.pop(chunk, None)
-        if place is None:
-            return
-        last = self._chunks.pop()
-        if last != chunk:
-            self._chunks[place] = last
-            self._places[last] = place
+    def discard(self, chunk: int) -> None:  # type: ignore[override]  # of chunks alone
+        """Takes a chunk out, if it is in."""
+        if chunk in self:
+            super().discard(chunk)
+            self.bits ^= 1 << chunk
 
-    def best(self, turn: int, wanted: Sequence[int]) -> int | None:
-        """Of a few chunks the one `wanted` by fewest; others are looked at with each `turn`."""
-        if not self._chunks:
-            return None
-        begin = turn * LOOK % len(self._chunks)
-        few = self._chunks[begin : begin + LOOK]
-        if len(few) < LOOK:
-            few += self._chunks[: min(LOOK - len(few), begin)]
-        return min(few, key=wanted.__getitem__)
+    def update(self, *several: Iterable[int]) -> None:
+        """Puts chunks in."""
+        for chunks in several:
+            super().update(chunks)
+            self.bits |= chunks.bits if isinstance(chunks, ChunkSet) else to_bits(chunks)
+
+
+def to_bits(chunks: Iterable[int]) -> int:
+    """The integer that has these bits."""
+    chunks = list(chunks)
+    if len(chunks) < FEW:
+        return sum(1 << chunk for chunk in set(chunks))
+    digits = bytearray(b"0") * (max(chunks) + 1)
+    for chunk in chunks:
+        digits[-1 - chunk] = ord("1")
+    return int(digits, 2)
+
+
+def first_from(bits: int, place: int) -> int:
+    """The first chunk of `bits`, which has some, that is `place` or after it, and else of all."""
+    later = bits >> place
+    if later:
+        return place + (later & -later).bit_length() - 1
+    return (bits & -bits).bit_length() - 1
+
+
+class HadOrder:
+    """All chunks of one split by had."""
+
+    def __init__(self) -> None:
+        self._by_had: dict[int, int] = {}  # chunks, as bits; none of them 0
+        self._most = 0  # nothing is had by more
+
+    def add(self, chunk: int, had: int) -> None:
+        """There is one more chunk."""
+        self._by_had[had] = self._by_had.get(had, 0) | 1 << chunk
+        self._most = max(self._most, had)
+
+    def move(self, chunk: int, was: int, now: int) -> None:
+        """The chunk, which was had by `was`, is had by `now`."""
+        bit = 1 << chunk
+        rest = self._by_had[was] ^ bit
+        if rest:
+            self._by_had[was] = rest
+        else:
+            del self._by_had[was]
+        self._by_had[now] = self._by_had.get(now, 0) | bit
+        self._most = max(self._most, now)
+
+    def raise_all(self, bits: int) -> None:
+        """Each of these chunks is had by one more."""
+        for had in sorted(self._by_had, reverse=True):
+            chunks = self._by_had.pop(had)
+            for now, some in ((had + 1, chunks & bits), (had, chunks & ~bits)):
+                if some:
+                    self._by_had[now] = self._by_had.get(now, 0) | some
+                    self._most = max(self._most, now)
+
+    def had_by_most(self, bits: int) -> int:
+        """Those of these chunks that are had by most: wanted by fewest."""
+        if not bits:
+            return 0
+        by_had = self._by_had
+        while self._most not in by_had:
+            self._most -= 1
+        for had in range(self._most, -1, -1):
+            if some := bits & by_had.get(had, 0):
+                return some
+        raise AssertionError("a chunk that there is not")
 
 
 class EvictionOrder:
@@ -154,6 +142,10 @@ class EvictionOrder:
 
     def __contains__(self, chunk: int) -> bool:
         return chunk in self._had
+
+    def has(self, least_had: int) -> bool:
+        """Whether there is a chunk that was had by `least_had` or more."""
+        return max(self._by_had, default=-1) >= least_had
 
     def chunks(self, least_had: int) -> Iterator[int]:
         """In this order, those that were had by `least_had` or more. Add nothing meanwhile."""

@@ -2,10 +2,17 @@
 
 The scheduler knows what every reader still wants, so it needs no guess about the future
 (cooperative scans, Zukowski et al., VLDB 2007; predictive buffer management, Świtakowski et al.,
-VLDB 2012): a reader takes resident chunks that it has not had, first those that the fewest others
-still want; the chunk that most readers want is loaded next, for whoever has waited longest where
-somebody has nothing to do; what fewest want is evicted first. So what is in memory is used up
-before it must go, and what is read is read for many: docs/sharing.md has figures.
+VLDB 2012):
+
+- A reader is granted, of the resident chunks that it has not had, what the fewest others still
+  want; and what fewest want is evicted first. So what is in memory is used up before it must go.
+- Nothing is loaded until a reader waits for which memory has nothing, and then any chunk of its
+  own order will do. Not the one that most others want: they are busy with what they have, most of
+  them would not come to it before it must go, and whoever is fastest has it loaded some time
+  anyway, as it must load all that it wants. Till then it is best left for a reader that will have
+  run short.
+
+docs/sharing.md has figures, benchmarks/NOTES.md what was tried besides.
 """
 
 from __future__ import annotations
@@ -33,10 +40,11 @@ def next_grant(
     While a chunk is open, nobody is given the last rows of an epoch: a trainer that has all that
     were counted would end, and nobody would notice that the source has more.
     """
-    if reader.in_order:
-        chunk = reader.next_in_order()
-    else:
-        chunk = reader.ready.best(len(reader.pending), dataset.wanted[reader.split])
+    chunk = None
+    ready = reader.takes_bits() & dataset.resident[reader.split].bits
+    if ready:
+        fewest = dataset.by_had[reader.split].had_by_most(ready)
+        chunk = reader.near_order(fewest, len(reader.pending))
     segment = None if chunk is None else resident.get(reader.segment(chunk))
     if segment is not None and dataset.open and reader.completes_epoch(segment.id.chunk):
         return None
@@ -45,45 +53,47 @@ def next_grant(
 
 def has_grant(reader: Reader, dataset: Dataset, resident: Mapping[SegmentId, Segment]) -> bool:
     """Whether there is a resident segment that the reader should have now."""
-    if reader.in_order or dataset.open:
+    if dataset.open:
         return next_grant(reader, dataset, resident) is not None
-    return bool(reader.ready)
+    return bool(reader.takes_bits() & dataset.resident[reader.split].bits)
 
 
 def next_load(
     datasets: Mapping[str, Dataset],
     readers: Iterable[Reader],
-    best: Callable[[Dataset, Reader], int | None],
-    following: Callable[[Dataset, Reader], int | None] = lambda *_: None,
+    candidates: Callable[[Dataset, Reader], int],
+    last: tuple[str, int] | None = None,
 ) -> tuple[Dataset, int, Reader] | None:
     """The chunk to load next, and the reader for whose sake.
-
-    Wanted by most, then cheapest, then soonest.
 
     Args:
         datasets: All datasets, by key.
         readers: Those that may need one: first those that wait and for which no load is under way,
             longest wait first, then those that could be granted few chunks more.
-        best: Of the absent chunks that a reader wants, and that may be loaded now, the first in its
-            order (orders.py).
-        following: The cheapest of them, if one is.
+        candidates: Of the absent chunks that a reader wants, those that may be loaded, as bits.
+        last: The dataset and chunk that the worker has loaded last; the chunk that follows it in
+            its lane is the cheapest.
     """
     for reader in readers:
         dataset = datasets[reader.dataset]
-        chunk = best(dataset, reader)
-        if chunk is None:
+        chunks = candidates(dataset, reader)
+        if not chunks:
             continue
-        cheapest = following(dataset, reader)
-        if cheapest is None:
-            return dataset, chunk, reader
+        key, before = last or ("", -1)
+        cheapest = dataset.successor.get(before, -1) if key == dataset.key else -1
         if reader.in_order:
+            chunk = reader.first_in_order(chunks)
+            if chunk is None:
+                continue
             # The chunk that is needed now, by whoever is free; until then each worker keeps its
             # lane.
-            chosen = chunk if chunk == reader.next_in_order() else cheapest
+            needed = chunk == reader.next_in_order()
         else:
-            wanted = dataset.wanted[reader.split]
-            chosen = cheapest if wanted[cheapest] == wanted[chunk] else chunk
-        return dataset, chosen, reader
+            chunk = reader.near_order(chunks, reader.absent)
+            needed = False
+        if cheapest >= 0 and not needed and chunks >> cheapest & 1:
+            chunk = cheapest
+        return dataset, chunk, reader
     return None
 
 

@@ -34,7 +34,6 @@ lengths, and whoever has counted the rows can tell when a pass has too many or t
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter, deque
 from dataclasses import dataclass
 from functools import partial
@@ -81,7 +80,7 @@ from faucetd.schedule.instructions import (
     RefuseReader,
     SegmentId,
 )
-from faucetd.schedule.orders import Among
+from faucetd.schedule.orders import to_bits
 from faucetd.schedule.promises import Promises
 from faucetd.schedule.shares import rows_in
 from faucetd.schedule.spilled import SpillView
@@ -370,31 +369,20 @@ class Scheduler:
         split = reader.split
         dataset = self._datasets[reader.dataset]
         reader.start_epoch(epoch, dataset)
-        dataset.begun[split] += 1
-        wanted = dataset.wanted[split]
-        for chunk in reader.pending:
-            wanted[chunk] += 1
-        resident = reader.pending & dataset.resident[split]
-        absent = reader.pending - resident - self._loading(reader.dataset, split)
+        dataset.want(reader.pending, split)
+        absent = reader.pending - dataset.resident[split] - self._loading(reader.dataset, split)
         # Who else wants these counts them as absent already.
-        dataset.missing[split] |= absent
-        reader.begin_with(resident, absent, self._store.on_disk(dataset, split), dataset)
-        if len(reader.pending) < len(dataset.chunks):
-            dataset.had_by_more(split)
+        dataset.missing[split].update(absent)
+        reader.absent = len(absent)
         self._stirred.add(reader.id)
 
     def _unwant(self, reader: Reader, chunk: int) -> None:
         """The reader does not want the chunk (any more) in this epoch."""
         reader.pending.discard(chunk)
-        reader.ready.discard(chunk)
         dataset = self._datasets[reader.dataset]
         if chunk in dataset.missing[reader.split]:
             reader.absent -= 1
-        wanted = dataset.wanted[reader.split]
-        wanted[chunk] -= 1
-        if not wanted[chunk]:
-            dataset.missing[reader.split].discard(chunk)
-        dataset.had_by_one_more(chunk, reader.split)
+        dataset.want_no_more(chunk, reader.split)
 
     def _advance(self, reader: Reader, epoch: int) -> None:
         if reader.left or epoch <= reader.epoch:
@@ -481,10 +469,6 @@ class Scheduler:
         """An open chunk is known now, and so is the one that follows it."""
         dataset.find(chunk, found.chunk)
         self._stirred.update(dataset.readers)
-        for reader in dataset.readers.values():
-            # Of an open chunk, what disk has of an earlier daemon is of no use; now it is.
-            if chunk in reader.pending and chunk in self._store.on_disk(dataset, reader.split):
-                reader.now_on_disk(chunk, dataset.had(reader.split, chunk))
         here = [reader for reader in dataset.readers.values() if chunk in reader.pending]
         for reader in dataset.readers.values():
             rows = reader.range_in(chunk, dataset)
@@ -501,7 +485,7 @@ class Scheduler:
             for reader in here:
                 # Whoever is in the midst of an epoch wants all chunks that are found meanwhile.
                 reader.pending.add(following)
-                dataset.wanted[reader.split][following] += 1
+                dataset.want_too(following, reader.split)
             for split in {reader.split for reader in here}:
                 dataset.add_missing(following, split)
         for reader in here:
@@ -552,8 +536,7 @@ class Scheduler:
             return
         for split in load.splits:
             if dataset.wanted[split][load.chunk]:
-                on_disk = load.chunk in self._store.on_disk(dataset, split)
-                dataset.add_missing(load.chunk, split, on_disk=on_disk)
+                dataset.add_missing(load.chunk, split)
 
     def _fail_chunk(self, load: LoadState, code: str, message: str) -> None:
         """Whoever wants the chunk fails. Nothing is remembered: the next reader tries again."""
@@ -618,9 +601,7 @@ class Scheduler:
     def _restore_one(self) -> bool:
         """Has a segment that is wanted read back, if disk has one and memory has room for it."""
         unserved = self._unserved()
-        choice = policy.next_load(
-            self._datasets, itertools.chain(unserved, self._behind()), self._best_to_restore
-        )
+        choice = policy.next_load(self._datasets, [*unserved, *self._behind()], self._to_restore)
         if choice is None:
             return False
         dataset, chunk, reader = choice
@@ -631,53 +612,53 @@ class Scheduler:
         self._store.restore(dataset, segment)
         return True
 
-    def _best_to_restore(self, dataset: Dataset, reader: Reader) -> int | None:
-        """The best of the chunks that the reader wants and disk has."""
-        absent = Among(dataset.missing[reader.split], self._store.on_disk(dataset, reader.split))
-        best = reader.first_absent(dataset, absent, reader.to_restore, ())
-        if reader.in_order and reader.waiting_since is not None and best != reader.next_in_order():
-            return None  # whoever waits for one chunk is not helped by another
-        return best
+    def _to_restore(self, dataset: Dataset, reader: Reader) -> int:
+        """The chunks that the reader wants and disk has, as bits."""
+        on_disk = self._store.on_disk(dataset, reader.split)
+        chunks = reader.pending.bits & dataset.missing[reader.split].bits & on_disk
+        if reader.in_order and reader.waiting_since is not None:
+            # Whoever waits for one chunk is not helped by another.
+            chunks &= reader.takes_bits()
+        return chunks
 
     def _load_all(self) -> None:
-        while self._idle and self._load_one():
-            pass
-
-    def _load_one(self) -> bool:
-        """Gives an idle worker a chunk to load, if there is one for it and room for that."""
+        if not self._idle:
+            return
         unserved = self._unserved()
-        behind = self._behind()
+        while self._idle and (load := self._load_one(unserved)):
+            unserved = [reader for reader in unserved if not _serves(load, reader)]
+
+    def _load_one(self, unserved: list[Reader]) -> LoadState | None:
+        """Gives an idle worker a chunk to load, if there is one for it and room for that."""
+        behind = self._behind() if self._store.has_room_ahead() else []
         if not unserved and not behind:
-            return False
+            return None
         for worker in self._idle:
             last = self._last.get(worker)
             choice = policy.next_load(
-                self._datasets,
-                itertools.chain(unserved, behind),
-                partial(self._best_to_load, worker),
-                partial(self._following_to_load, worker, last),
+                self._datasets, unserved + behind, partial(self._to_load, worker), last
             )
             if choice is None:
                 continue
             dataset, chunk, reader = choice
             splits = self._splits_to_make(dataset, chunk, reader.split, urgent=reader in unserved)
             if splits:
-                self._start_load(worker, dataset, chunk, splits)
-                return True
+                return self._start_load(worker, dataset, chunk, splits)
             if not unserved:
-                return False  # there is no room for what nobody waits for, whoever loads it
-        return False
+                return None  # there is no room for what nobody waits for, whoever loads it
+        return None
 
     def _start_load(
         self, worker: int, dataset: Dataset, chunk: int, splits: tuple[Split, ...]
-    ) -> None:
+    ) -> LoadState:
         reserved = sum(dataset.segment_bytes(chunk, split) for split in splits)
         self._store.reserve(reserved)
-        self._loads[worker] = LoadState(dataset.key, chunk, splits, reserved)
+        load = self._loads[worker] = LoadState(dataset.key, chunk, splits, reserved)
         for split in splits:
             dataset.end_missing(chunk, split)
         del self._idle[worker]
         self._out.append(Load(worker, dataset.key, chunk, splits, reserved))
+        return load
 
     def _splits_to_make(
         self, dataset: Dataset, chunk: int, split: Split, *, urgent: bool
@@ -703,31 +684,19 @@ class Scheduler:
             return (split,)
         return ()
 
-    def _best_to_load(self, worker: int, dataset: Dataset, reader: Reader) -> int | None:
-        """The best of the chunks that the reader wants and the worker may read from the source."""
-        absent = self._at_source(dataset, reader.split)
-        return reader.first_absent(dataset, absent, reader.to_load, self._not_for(dataset, worker))
+    def _to_load(self, worker: int, dataset: Dataset, reader: Reader) -> int:
+        """The chunks that the reader wants and the worker may read from the source, as bits.
 
-    def _following_to_load(
-        self, worker: int, last: tuple[str, int] | None, dataset: Dataset, reader: Reader
-    ) -> int | None:
-        """The chunk that is cheapest for the worker, if the reader wants it and it may be read."""
-        if last is None or last[0] != dataset.key:
-            return None
-        following = dataset.successor.get(last[1])
-        if (
-            following is None
-            or following not in reader.pending
-            or following not in self._at_source(dataset, reader.split)
-            or following in self._not_for(dataset, worker)
+        What disk has is not among them.
+        """
+        chunks = reader.pending.bits & dataset.missing[reader.split].bits
+        for others in (
+            self._store.on_disk(dataset, reader.split),
+            to_bits(self._not_for(dataset, worker)),
         ):
-            return None
-        return following
-
-    def _at_source(self, dataset: Dataset, split: Split) -> Among:
-        """Chunks that are absent, and that disk does not have either."""
-        on_disk = self._store.on_disk(dataset, split)
-        return Among(dataset.missing[split], on_disk, inside=False)
+            if others:
+                chunks &= ~others
+        return chunks
 
     def _not_for(self, dataset: Dataset, worker: int) -> set[int]:
         """Chunks that this worker must not, or had better not, load.
@@ -757,25 +726,24 @@ class Scheduler:
         return (
             bool(dataset.chunks[chunk].rows.get(split))
             and SegmentId(dataset.key, chunk, split) not in self._store.resident
-            and chunk not in self._store.on_disk(dataset, split)
+            and not self._store.on_disk(dataset, split) >> chunk & 1
             and chunk not in self._loading(dataset.key, split)
         )
 
     def _unserved(self) -> list[Reader]:
         """Readers that wait, may hold more, and have no load under way for them; longest first."""
         found = []
+        coming: dict[tuple[str, Split], int] = {}  # chunks that are being made, as bits
         for reader in self._waiting.values():
-            dataset = self._datasets[reader.dataset]
             if not reader.absent:
                 continue
+            dataset = self._datasets[reader.dataset]
             if policy.has_grant(reader, dataset, self._store.resident):
                 continue  # it waits to be rid of a lease, not for a chunk
-            loading = self._loading(reader.dataset, reader.split)
-            if reader.in_order:
-                served = reader.next_in_order() in loading
-            else:
-                served = bool(loading & reader.pending)
-            if not served and self._promises.allow(
+            key = reader.dataset, reader.split
+            if key not in coming:
+                coming[key] = to_bits(self._loading(*key))
+            if not reader.takes_bits() & coming[key] and self._promises.allow(
                 reader, dataset.largest_segment_bytes[reader.split]
             ):
                 found.append(reader)
@@ -811,4 +779,10 @@ class Scheduler:
             raise InvalidTransition(self._event, reason, list(self._recent))
 
 
-_NONE: set[int] = set()
+def _serves(load: LoadState, reader: Reader) -> bool:
+    """Whether the load makes something that the reader can be granted next."""
+    return (
+        load.dataset == reader.dataset
+        and reader.split in load.splits
+        and bool(reader.takes_bits() >> load.chunk & 1)
+    )

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from faucet_client.spec import SPLITS, Split
 from faucetd.schedule.instructions import SegmentId
+from faucetd.schedule.orders import ChunkSet
 from faucetd.schedule.state import Dataset
 
 
@@ -46,7 +47,7 @@ class SpillTier:
         self.budget_bytes = budget_bytes
         self.used_bytes = 0
         self._files: dict[SegmentId, SpillFile] = {}
-        self._whole: dict[str, dict[Split, set[int]]] = {}
+        self._whole: dict[str, dict[Split, ChunkSet]] = {}
         self._writing = 0
         self._last_used: dict[str, int] = {}  # by dataset, oldest first
         self._stopped = budget_bytes == 0
@@ -86,7 +87,7 @@ class SpillTier:
         """The memory that a file's segment takes."""
         return self._files[segment].nbytes
 
-    def chunks(self, dataset: str, split: Split) -> set[int]:
+    def chunks(self, dataset: str, split: Split) -> ChunkSet:
         """The chunks of which a split can be read back. Not to be changed."""
         return self._whole.get(dataset, {}).get(split, _NONE)
 
@@ -112,7 +113,7 @@ class SpillTier:
         """The file is written."""
         self._files[segment].whole = True
         self._writing -= 1
-        splits = self._whole.setdefault(segment.dataset, {split: set() for split in SPLITS})
+        splits = self._whole.setdefault(segment.dataset, {split: ChunkSet() for split in SPLITS})
         splits[segment.split].add(segment.chunk)
 
     def remove(self, segment: SegmentId) -> None:
@@ -194,4 +195,4 @@ class SpillTier:
         return None
 
 
-_NONE: set[int] = set()
+_NONE = ChunkSet()

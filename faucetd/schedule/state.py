@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Container, Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -13,12 +13,15 @@ from faucet_client.spec import SPLITS, Split
 from faucetd.schedule.earlier import Earlier, chunks_told_of, had_before
 from faucetd.schedule.events import ChunkInfo, ReaderJoined, Totals
 from faucetd.schedule.instructions import SegmentId
-from faucetd.schedule.orders import EvictionOrder, LoadOrder, Pool
+from faucetd.schedule.orders import ChunkSet, EvictionOrder, HadOrder, first_from
 from faucetd.schedule.shares import Ranges, Share, rows_in, union
 
 FLOOR_SEGMENTS = 3
 """Segments that each reader may always lease: the one that its last batch still pins, the one that
 it slices, and the next. With fewer it would wait for itself, or copy for no reason."""
+
+SOON_CHUNKS = 64
+"""How far ahead in its order chunks are loaded for a reader that takes no others."""
 
 UNLIMITED_BYTES = 2**62
 """What a reader is promised whose whole split has its place in the budget."""
@@ -95,13 +98,8 @@ class Reader:
         self.epoch_rows_granted = 0
         self.left = False
         self.waiting_since: int | None = None
-        self.rank: dict[int, int] = {}
-        self.pending: set[int] = set()
+        self.pending = ChunkSet()
         self.absent = 0  # pending chunks that are neither resident nor being made
-        self.ready = Pool()
-        # Of the absent ones: those to be read from the source, and those that disk has.
-        self.to_load = LoadOrder()
-        self.to_restore = LoadOrder()
         self._order: list[int] = []
         self._next_in_order = 0
 
@@ -142,59 +140,37 @@ class Reader:
             random.Random(seed).shuffle(order)  # noqa: S311  # a shuffle, no secret
         mine = set(self.chunks)
         self._order = [chunk for chunk in order if chunk in mine]
-        self.rank = {chunk: rank for rank, chunk in enumerate(self._order)}
-        self.pending = mine - self.had if first else mine
+        self.pending = ChunkSet(mine - self.had if first else mine)
         had = (self.rows_of(chunk) for chunk in mine - self.pending)
         self.epoch_rows_granted = sum(map(rows_in, had))
         self._next_in_order = 0
 
-    def begin_with(
-        self, resident: set[int], absent: set[int], on_disk: Set[int], dataset: Dataset
-    ) -> None:
-        """Of the pending chunks, these are there at the beginning of the epoch, and these not."""
-        rank = self.rank
-        self.ready.begin(sorted(resident, key=rank.__getitem__))
-        self.absent = len(absent)
-        had = partial(dataset.had, self.split)
-        for order, chunks in (
-            (self.to_load, absent - on_disk),
-            (self.to_restore, absent & on_disk),
-        ):
-            order.begin((self._load_key(had(chunk)), rank[chunk], chunk) for chunk in chunks)
+    def near_order(self, bits: int, turn: int) -> int:
+        """One of these chunks, of which there are some, nearly as the reader's order has them.
 
-    def lose(self, chunk: int, had: int, *, on_disk: bool) -> None:
-        """A pending chunk is neither resident nor being made any more."""
-        self.absent += 1
-        self.ready.discard(chunk)
-        order = self.to_restore if on_disk else self.to_load
-        order.add(self._load_key(had), self.rank[chunk], chunk)
+        It is the one that the order has at `turn`, counted from its end, or the next of the plan.
+        So turns that count down give the order itself, as long as all its chunks are there.
+        """
+        return first_from(bits, self._order[turn - 1])
 
-    def now_on_disk(self, chunk: int, had: int) -> None:
-        """A pending chunk that is absent can be read back from now on."""
-        self.to_restore.add(self._load_key(had), self.rank[chunk], chunk)
-
-    def first_absent(
-        self, dataset: Dataset, absent: Container[int], order: LoadOrder, but: Collection[int]
-    ) -> int | None:
-        """The first of one of the reader's orders, if it is not among `but`."""
-        if not self.absent:
-            return None
-        return order.first(
-            absent,
-            self.pending,
-            lambda chunk: self._load_key(dataset.had(self.split, chunk)),
-            but,
-        )
-
-    def _load_key(self, had: int) -> int:
-        return 0 if self.in_order else had
+    def first_in_order(self, bits: int) -> int | None:
+        """Of these chunks the one that is next in the order, if it is soon."""
+        self.next_in_order()
+        soon = 0
+        for place in range(self._next_in_order, len(self._order)):
+            chunk = self._order[place]
+            if bits >> chunk & 1:
+                return chunk
+            soon += chunk in self.pending
+            if soon == SOON_CHUNKS:
+                break
+        return None
 
     def follow(self, chunk: int) -> None:
         """The dataset has one more chunk, an open one."""
         self.ranges.append(None)
         if self._has_rows:
             self.chunks.append(chunk)
-            self.rank[chunk] = len(self.rank)
             self._order.append(chunk)
 
     def find(self, chunk: int, rows: Ranges) -> None:
@@ -217,10 +193,12 @@ class Reader:
         """Whether the chunk's rows are the last that the epoch still lacks."""
         return self.epoch_rows_granted + rows_in(self.rows_of(chunk)) >= self.epoch_rows
 
-    def offer(self, chunk: int) -> None:
-        """The chunk's segment has become resident."""
-        if chunk in self.pending:
-            self.ready.add(chunk)
+    def takes_bits(self) -> int:
+        """The chunks that the reader could take next, as bits: of its order the next one alone."""
+        if not self.in_order:
+            return self.pending.bits
+        chunk = self.next_in_order()
+        return 0 if chunk is None else 1 << chunk
 
     def next_in_order(self) -> int | None:
         """The only chunk that an in-order reader can take next."""
@@ -240,7 +218,7 @@ class Dataset:
     ) -> None:
         self.key = key
         self.chunks: list[ChunkInfo] = []
-        self.open: set[int] = set()
+        self.open = ChunkSet()
         self.successor: dict[int, int] = {}  # the chunk after a chunk in its lane
         self.owners: dict[int, int] = {}  # by open chunk: the worker that read up to it
         self.attempts: dict[int, int] = {}
@@ -252,11 +230,12 @@ class Dataset:
         self._found_rows: dict[Split, int] = dict.fromkeys(SPLITS, 0)
         # By split and chunk: how many readers have it pending; and the wanted that are absent.
         self.wanted: dict[Split, list[int]] = {split: [] for split in SPLITS}
-        self.missing: dict[Split, set[int]] = {split: set() for split in SPLITS}
-        # By split: epochs begun by readers; resident chunks; and those of them that may be evicted:
-        # those that disk has too, and the others.
+        self.missing = {split: ChunkSet() for split in SPLITS}
+        # By split: epochs begun by readers; chunks by how many have had them; resident chunks; and
+        # those of them that may be evicted: those that disk has too, and the others.
         self.begun: dict[Split, int] = dict.fromkeys(SPLITS, 0)
-        self.resident: dict[Split, set[int]] = {split: set() for split in SPLITS}
+        self.by_had = {split: HadOrder() for split in SPLITS}
+        self.resident = {split: ChunkSet() for split in SPLITS}
         self.evictable = {split: (EvictionOrder(), EvictionOrder()) for split in SPLITS}
         self.largest_segment_bytes: dict[Split, int] = dict.fromkeys(SPLITS, 0)
         self.split_bytes: dict[Split, int] = dict.fromkeys(SPLITS, 0)
@@ -286,6 +265,7 @@ class Dataset:
         self._last_in_lane[info.lane] = number
         for split in SPLITS:
             self.wanted[split].append(0)
+            self.by_had[split].add(number, self.begun[split])
             self.starts[split].append(self._found_rows[split])
         if info.open:
             self.open.add(number)
@@ -298,7 +278,7 @@ class Dataset:
     def find(self, chunk: int, info: ChunkInfo) -> None:
         """An open chunk has turned out to be `info`."""
         before = {split: self.segment_bytes(chunk, split) for split in SPLITS}
-        self.open.remove(chunk)
+        self.open.discard(chunk)
         self.owners.pop(chunk, None)
         self.chunks[chunk] = info
         for split in SPLITS:
@@ -402,15 +382,14 @@ class Dataset:
         """Whether a reader of the split has epochs to come after the one that it is in."""
         return any(reader.epochs_left > 0 for reader in self.active(split))
 
-    def add_missing(self, chunk: int, split: Split, *, on_disk: bool = False) -> None:
-        """A wanted chunk is not (or no longer) resident or being made; disk may have it."""
+    def add_missing(self, chunk: int, split: Split) -> None:
+        """A wanted chunk is not (or no longer) resident or being made."""
         if chunk in self.missing[split]:
             return
         self.missing[split].add(chunk)
-        had = self.had(split, chunk)
         for reader in self.active(split):
             if chunk in reader.pending:
-                reader.lose(chunk, had, on_disk=on_disk)
+                reader.absent += 1
 
     def end_missing(self, chunk: int, split: Split) -> None:
         """The chunk is resident or being made."""
@@ -430,16 +409,33 @@ class Dataset:
         for order in self.evictable[split]:
             order.discard(chunk)
 
-    def had_by_one_more(self, chunk: int, split: Split) -> None:
+    def want(self, pending: ChunkSet, split: Split) -> None:
+        """A reader has begun an epoch, of which it wants these."""
+        wanted = self.wanted[split]
+        for chunk in pending:
+            wanted[chunk] += 1
+        self.begun[split] += 1
+        if len(pending) < len(self.chunks):
+            self.by_had[split].raise_all(~pending.bits)
+            for order in self.evictable[split]:
+                order.refresh(partial(self.had, split))
+
+    def want_too(self, chunk: int, split: Split) -> None:
+        """A reader is in the midst of an epoch of which the chunk has just been found."""
+        had = self.had(split, chunk)
+        self.wanted[split][chunk] += 1
+        self.by_had[split].move(chunk, had, had - 1)
+
+    def want_no_more(self, chunk: int, split: Split) -> None:
         """A reader does not want the chunk any more in this epoch."""
+        had = self.had(split, chunk)
+        self.wanted[split][chunk] -= 1
+        self.by_had[split].move(chunk, had, had + 1)
+        if not self.wanted[split][chunk]:
+            self.missing[split].discard(chunk)
         for order in self.evictable[split]:
             if chunk in order:
                 order.add(chunk, self.had(split, chunk))
-
-    def had_by_more(self, split: Split) -> None:
-        """Somebody has begun an epoch of which not all chunks are wanted."""
-        for order in self.evictable[split]:
-            order.refresh(partial(self.had, split))
 
     def had(self, split: Split, chunk: int) -> int:
         """Epochs, of all that were begun, that do not want the chunk any more. It never falls."""

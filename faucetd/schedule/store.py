@@ -15,10 +15,10 @@ It decides what makes room for what (by policy.py and spilled.py), and says so i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from faucet_client.spec import Split
+from faucet_client.spec import SPLITS, Split
 from faucetd.schedule import policy
 from faucetd.schedule.instructions import (
     DropSpilled,
@@ -175,8 +175,19 @@ class Store:
         """Whether something is being read back, or written to disk."""
         return bool(self._restores or self.disk.writing)
 
+    def has_room_ahead(self) -> bool:
+        """Whether there may be room for a segment, without evicting what somebody wants."""
+        free = self._budget_bytes - self._used_bytes - self.orphaned_bytes
+        for dataset in self._datasets.values():
+            for split in SPLITS:
+                if dataset.active(split) and dataset.largest_segment_bytes[split] <= free:
+                    return True
+                if any(order.has(dataset.begun[split]) for order in dataset.evictable[split]):
+                    return True
+        return False
+
     def publish(self, segment: SegmentId, nbytes: int) -> list[int]:
-        """The segment stands in memory from now on; the readers that may be granted it."""
+        """The segment stands in memory from now on; the readers that may be granted it now."""
         dataset = self._datasets.get(segment.dataset)
         if dataset is None:  # removed while it was being made
             self._emit(Evict(segment))
@@ -190,10 +201,11 @@ class Store:
         dataset.resident[split].add(chunk)
         dataset.end_missing(chunk, split)
         self._settle(self.resident[segment])
-        offered = [reader for reader in dataset.active(split) if chunk in reader.pending]
-        for reader in offered:
-            reader.offer(chunk)
-        return [reader.id for reader in offered]
+        return [
+            reader.id
+            for reader in dataset.active(split)
+            if reader.credits and chunk in reader.pending
+        ]
 
     def _settle(self, segment: Segment) -> None:
         """Notes whether the segment may be evicted, after something of it has changed."""
@@ -230,7 +242,7 @@ class Store:
         dataset.resident[split].discard(chunk)
         dataset.may_not_evict(chunk, split)
         if dataset.wanted[split][chunk]:
-            dataset.add_missing(chunk, split, on_disk=segment.spilled)
+            dataset.add_missing(chunk, split)
         self._emit(Evict(segment.id))
 
     # To disk.
@@ -292,13 +304,12 @@ class Store:
 
     # From disk.
 
-    def on_disk(self, dataset: Dataset, split: Split) -> Set[int]:
-        """The chunks whose split can be read back.
+    def on_disk(self, dataset: Dataset, split: Split) -> int:
+        """The chunks whose split can be read back, as bits.
 
         Not an open one: to read it back would not tell what follows it.
         """
-        chunks = self.disk.chunks(dataset.key, split)
-        return chunks - dataset.open if dataset.open else chunks
+        return self.disk.chunks(dataset.key, split).bits & ~dataset.open.bits
 
     def coming_back(self, dataset: str, split: Split) -> set[int]:
         """The chunks whose split is being read back."""

@@ -12,9 +12,8 @@ import logging
 import os
 import resource
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -23,11 +22,10 @@ from msgspec.structs import astuple
 from faucet_client._memory import is_sealed, page_rounded
 from faucet_client._version import __version__
 from faucet_client.layout import SegmentLayout
-from faucet_client.spec import SPLITS, DatasetSpec, Split
+from faucet_client.spec import SPLITS, DatasetSpec
 from faucet_client.status import (
     DatasetStatus,
     MemoryStatus,
-    ReaderStatus,
     Status,
     WorkerStatus,
 )
@@ -35,15 +33,12 @@ from faucetd.config import Settings
 from faucetd.dataset import OpenDataset, rows_of
 from faucetd.dealt import DealtFolders
 from faucetd.errors import (
-    AccessDenied,
-    BudgetError,
     DaemonLost,
     DaemonUnreachable,
     DatasetInUse,
     DatasetNotFound,
     FaucetError,
     InternalError,
-    ReaderConflict,
     SourceChanged,
     SourceNotFound,
     SpecError,
@@ -54,6 +49,7 @@ from faucetd.openings import Openings, WorkerTasks
 from faucetd.orphans import Orphans
 from faucetd.progress import with_lag
 from faucetd.publish.spill import Leftover, SpillFolder
+from faucetd.readers import Reader, Readers
 from faucetd.schedule import events, instructions
 from faucetd.schedule.instructions import SegmentId
 from faucetd.schedule.scheduler import (
@@ -62,12 +58,9 @@ from faucetd.schedule.scheduler import (
 )
 from faucetd.serve.backend import (
     DatasetInfo,
-    Granted,
     OpenProgress,
     Profiled,
     ReaderRequest,
-    Started,
-    Told,
 )
 from faucetd.serve.sessions import Session
 from faucetd.spilling import Spilling
@@ -76,68 +69,6 @@ from faucetd.worker.pool import WorkerPool
 from faucetd.worker.specs import profile_path
 
 _log = logging.getLogger(__name__)
-
-LEAVING_S = 1.0
-"""How long a new reader waits for one of the same name that may just be leaving."""
-
-LEAVING_ELSEWHERE_S = 8.0
-"""The same, of another process: it may be a DataLoader worker whose trainer was killed, which it
-notices within 5 s (torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL)."""
-
-MAX_READERS_PER_SESSION = 256
-
-ReaderName = tuple[str, str, int, int, Split]
-
-
-@dataclass
-class _Lease:
-    reader: int
-    session: Session
-
-
-class _Reader:
-    """The conductor's end of a reader's dialogue (serve.backend.ReaderStream)."""
-
-    started: Started  # since the scheduler has admitted it
-
-    def __init__(
-        self, conductor: Conductor, number: int, session: Session, request: ReaderRequest
-    ) -> None:
-        self._conductor = conductor
-        self.number = number
-        self.session = session
-        self.request = request
-        self.told = Told(position_epochs=request.first_epoch)
-        self.outbox: deque[Granted | FaucetError] = deque()
-        self._has_news: Callable[[], None] = lambda: None
-        self.refused: FaucetError | None = None
-        self.left = False
-        self.warned = False  # of the order of the dataset's rows
-        self.gone = asyncio.Event()
-
-    def attach(self, has_news: Callable[[], None]) -> None:
-        self._has_news = has_news
-
-    def tell(self, message: Granted | FaucetError) -> None:
-        """Has it sent to the client, after what was told before."""
-        self.outbox.append(message)
-        self._has_news()
-
-    def credit(self, grants: int, told: Told) -> None:
-        self.told = told
-        if grants and not self.left:
-            self._conductor.happened(events.CreditsGiven(self.number, grants))
-
-    def advance(self, epoch: int) -> None:
-        if not self.left:
-            self._conductor.happened(events.EpochAdvanced(self.number, epoch))
-
-    def close(self) -> None:
-        self._has_news = lambda: None
-        self._conductor.reader_left(self)
-        unsent = [message.lease for message in self.outbox if isinstance(message, Granted)]
-        self.outbox.clear()
-        self._conductor.take_back(self, unsent)
 
 
 class Conductor:
@@ -173,10 +104,13 @@ class Conductor:
         self._started_at = time.monotonic()
         self._datasets: dict[str, OpenDataset] = {}
         self._segments: dict[SegmentId, tuple[int, SegmentLayout]] = {}
-        self._leases: dict[int, _Lease] = {}
-        self._readers: dict[int, _Reader] = {}
-        self._names: dict[ReaderName, _Reader] = {}
-        self._next_reader = 1
+        self._readers = Readers(
+            self._scheduler,
+            self.happened,
+            self._reader_leaves,
+            self._use_idle_workers_for_tasks,
+            self._reader_is_over,
+        )
         self._schedulable: dict[int, None] = {}  # idle workers that the scheduler disposes of
         self._loading: dict[int, instructions.Load] = {}
         self._tasks = WorkerTasks(self._use_idle_workers_for_tasks, self._most_opens)
@@ -225,7 +159,7 @@ class Conductor:
 
     def end_readers(self) -> None:
         """Tells the readers that are left that the daemon stops."""
-        for reader in list(self._readers.values()):
+        for reader in self._readers:
             reader.tell(DaemonLost("the daemon was stopped; start it again"))
 
     def workers_cannot_start(self, story: str) -> None:
@@ -269,22 +203,19 @@ class Conductor:
             case instructions.RestoreSegment():
                 self._spilling.restore(instruction, self._take_restored)
             case instructions.AdmitReader():
-                self._readers[instruction.reader].started = Started(
-                    instruction.rows_per_epoch,
-                    instruction.lease_limit_bytes,
-                    instruction.first_epoch_rows,
-                    instruction.before,
-                )
+                self._readers.admit(instruction)
             case instructions.RefuseReader():
-                reader = self._readers[instruction.reader]
-                reader.refused = from_code(instruction.code, instruction.message)
-                self._forget_name(reader)  # the scheduler does not know it: no word of it counts
-            case instructions.Grant():
-                self._grant(instruction)
+                self._readers.refuse(instruction)
             case instructions.FailReader():
-                reader = self._readers[instruction.reader]
-                reader.tell(from_code(instruction.code, instruction.message))
-                self._forget_name(reader)
+                self._readers.fail(instruction)
+            case instructions.Grant():
+                segment = instruction.segment
+                warning = self._datasets[segment.dataset].warning
+                self._readers.grant(
+                    instruction,
+                    self._segments[segment],
+                    warning if segment.split == "train" else "",
+                )
 
     def _load(self, load: instructions.Load) -> None:
         dataset = self._datasets[load.dataset]
@@ -317,17 +248,6 @@ class Conductor:
                 return f"the spill file of {segment} has {layout.rows:,} rows instead of {rows:,}"
         self._segments[segment] = (fd, layout)
         return ""
-
-    def _grant(self, grant: instructions.Grant) -> None:
-        reader = self._readers[grant.reader]
-        self._leases[grant.lease] = _Lease(grant.reader, reader.session)
-        dataset = self._datasets[grant.segment.dataset]
-        note = dataset.warning if grant.segment.split == "train" and not reader.warned else ""
-        reader.warned |= bool(note)
-        fd, layout = self._segments[grant.segment]
-        reader.tell(
-            Granted(grant.lease, fd, grant.epoch, grant.segment.chunk, grant.rows, layout, note)
-        )
 
     # What the workers say (PoolListener).
 
@@ -408,10 +328,9 @@ class Conductor:
     def _break(self, dataset: OpenDataset, error: FaucetError) -> None:
         """The dataset is not what it was opened as: all its readers fail, aloud."""
         self._give_up(dataset, error)
-        for reader in [r for r in self._readers.values() if not r.left]:
-            if reader.request.dataset_key == dataset.key:
-                reader.tell(error)
-                self.reader_left(reader)
+        for reader in self._readers.live(dataset.key):
+            reader.tell(error)
+            self._readers.left(reader)
 
     def _give_up(self, dataset: OpenDataset, error: FaucetError) -> None:
         """The dataset cannot be read as it was opened any more.
@@ -474,7 +393,7 @@ class Conductor:
         return max(workers - 1, 1) if self.has_readers() else workers
 
     def _is_read(self, key: str) -> bool:
-        return any(r.request.dataset_key == key for r in self._readers.values() if not r.left)
+        return bool(self._readers.live(key))
 
     def _use_idle_workers_for_tasks(self) -> None:
         while self._tasks and self._schedulable:
@@ -517,7 +436,7 @@ class Conductor:
             users = sorted(
                 {
                     f"{reader.request.job} (pid {reader.session.pid})"
-                    for reader in self._readers.values()
+                    for reader in self._readers
                     if reader.request.dataset_key == whole
                 }
             )
@@ -536,29 +455,12 @@ class Conductor:
 
     # Readers (Backend).
 
-    async def read(self, session: Session, request: ReaderRequest) -> _Reader:
-        """Starts a reader, as soon as its name is free: the last one may just be leaving."""
+    async def read(self, session: Session, request: ReaderRequest) -> Reader:
+        """Starts a reader, as soon as its name is free."""
         self._refuse_if_draining()
         self._refuse_unless_open(request.dataset_key)
-        theirs = sum(reader.session is session for reader in self._readers.values())
-        if theirs >= MAX_READERS_PER_SESSION:
-            raise BudgetError(
-                f"this process has {theirs} iterators open, or tensors of them, which is the most; "
-                "close() some"
-            )
-        name = _reader_name(request)
-        try:
-            other = self._names.get(name)
-            elsewhere = other is not None and other.session.pid != session.pid
-            async with asyncio.timeout(LEAVING_ELSEWHERE_S if elsewhere else LEAVING_S):
-                while (other := self._names.get(name)) is not None:
-                    await other.gone.wait()
-        except TimeoutError:
-            raise ReaderConflict(
-                f"job {request.job!r}, rank {request.shape.rank}, worker {request.worker} already "
-                f"reads the {request.split} split, in process {self._names[name].session.pid}: "
-                "give this run another job= name, or close the other iterator"
-            ) from None
+        self._readers.refuse_if_too_many(session)
+        await self._readers.name_is_free(session, request)
         self._refuse_unless_open(request.dataset_key)  # still, after that wait
         if request.deterministic and not self._datasets[request.dataset_key].reproducible:
             raise SpecError(
@@ -566,31 +468,21 @@ class Conductor:
                 'their rows, which another run would not: order="deterministic" needs the dataset '
                 'to be opened with chunking="hash"'
             )
-        reader = _Reader(self, self._next_reader, session, request)
-        self._next_reader += 1
-        self._readers[reader.number] = reader
-        self._names[name] = reader
-        self.happened(
-            events.ReaderJoined(
-                reader=reader.number,
-                dataset=request.dataset_key,
-                split=request.split,
-                first_epoch=request.first_epoch,
-                epochs=request.epochs,
-                credits=request.credits,
-                shape=request.shape,
-                shuffled=request.shuffled,
-                in_order=request.deterministic or not request.shuffled,
-                seed=request.seed,
-                had=request.had,
-                before=request.before,
-                earlier=request.earlier,
-            )
-        )
-        if reader.refused is not None:
-            self._forget_reader_if_over(reader.number)
-            raise reader.refused
-        return reader
+        return self._readers.start(session, request)
+
+    def release(self, session: Session, leases: tuple[int, ...]) -> None:
+        """See serve.backend.Backend."""
+        self._readers.release(session, leases)
+
+    def _reader_leaves(self, reader: Reader) -> None:
+        if (dataset := self._datasets.get(reader.request.dataset_key)) is not None:
+            dataset.rows_served[reader.request.split] += self._readers.rows_granted(reader)
+
+    def _reader_is_over(self, reader: Reader) -> None:
+        self._end_if_over(reader.session)
+        if (dataset := self._datasets.get(reader.request.dataset_key)) is not None:
+            dataset.used_at = time.monotonic()
+            self._openings.retire()
 
     def _refuse_unless_open(self, key: str) -> None:
         dataset = self._datasets.get(key)
@@ -603,70 +495,6 @@ class Conductor:
     def _refuse_if_draining(self) -> None:
         if self._draining:
             raise DaemonUnreachable("this daemon is stopping; try again when it has been restarted")
-
-    def reader_left(self, reader: _Reader) -> None:
-        """No more grants; what was granted stays."""
-        if reader.left:
-            return
-        if (dataset := self._datasets.get(reader.request.dataset_key)) is not None:
-            dataset.rows_served[reader.request.split] += self._rows_granted(reader)
-        self._forget_name(reader)
-        if self._scheduler.knows(reader.number):
-            self.happened(events.ReaderLeft(reader.number))
-        self._forget_reader_if_over(reader.number)
-
-    def take_back(self, reader: _Reader, unsent: Iterable[int]) -> None:
-        """The dialogue is over: leases that its client has not been told of end."""
-        self._release(number for number in unsent if number in self._leases)
-        self._forget_reader_if_over(reader.number)
-
-    def _forget_name(self, reader: _Reader) -> None:
-        reader.left = True
-        reader.gone.set()
-        name = _reader_name(reader.request)
-        if self._names.get(name) is reader:
-            del self._names[name]
-        if not self._names:
-            # More may be opened now; not at once, for instructions may still be carried out.
-            asyncio.get_running_loop().call_soon(self._use_idle_workers_for_tasks)
-
-    def _forget_reader_if_over(self, number: int) -> None:
-        reader = self._readers.get(number)
-        if reader is not None and reader.left and not self._scheduler.knows(number):
-            del self._readers[number]
-            self._end_if_over(reader.session)
-            if (dataset := self._datasets.get(reader.request.dataset_key)) is not None:
-                dataset.used_at = time.monotonic()
-                self._openings.retire()
-
-    def release(self, session: Session, leases: tuple[int, ...]) -> None:
-        """See serve.backend.Backend.
-
-        Raises:
-            AccessDenied: a lease is not the session's. The others are released.
-        """
-        mine = [number for number in leases if self._is_held(number, session)]
-        self._release(mine)
-        foreign = [n for n in leases if n in self._leases]
-        if foreign:
-            raise AccessDenied(f"leases {foreign} are not held by this session")
-
-    def _is_held(self, number: int, session: Session) -> bool:
-        """Whether the session was told of the lease. What waits to be sent needs its descriptor."""
-        lease = self._leases.get(number)
-        if lease is None or lease.session is not session:
-            return False
-        outbox = self._readers[lease.reader].outbox
-        return not any(isinstance(told, Granted) and told.lease == number for told in outbox)
-
-    def _release(self, leases: Iterable[int]) -> None:
-        numbers = tuple(dict.fromkeys(leases))
-        if not numbers:
-            return
-        ended = [self._leases.pop(number) for number in numbers]
-        self.happened(events.LeasesReleased(numbers))
-        for lease in ended:
-            self._forget_reader_if_over(lease.reader)
 
     # Sessions (Backend).
 
@@ -683,16 +511,13 @@ class Conductor:
 
     def session_died(self, session: Session) -> None:
         """See serve.backend.Backend."""
-        for reader in [r for r in self._readers.values() if r.session is session]:
-            self.reader_left(reader)
-        self._release(n for n, lease in list(self._leases.items()) if lease.session is session)
+        self._readers.release_all_of(session)
         self._orphans.forget(session)
 
     def _end_if_over(self, session: Session) -> None:
         if session.ended or not session.said_goodbye:
             return
-        uses = any(reader.session is session for reader in self._readers.values())
-        if not uses and not self._orphans.holds(session):
+        if not self._readers.of_session(session) and not self._orphans.holds(session):
             self._forget_session(session)
 
     # Status (Backend).
@@ -713,11 +538,7 @@ class Conductor:
             ),
             workers=tuple(WorkerStatus(pid, state) for pid, state in self._workers().states()),
             datasets=tuple(self._dataset_status(key) for key in self._datasets),
-            readers=with_lag(
-                self._reader_status(reader)
-                for reader in self._readers.values()
-                if not reader.left and self._scheduler.knows(reader.number)
-            ),
+            readers=with_lag(self._readers.statuses()),
             spill_budget_bytes=spill.budget_bytes,
             spill_used_bytes=spill.used_bytes,
             alerts=tuple(self._spilling.alerts),
@@ -725,10 +546,7 @@ class Conductor:
 
     def _dataset_status(self, key: str) -> DatasetStatus:
         dataset = self._datasets[key]
-        served = Counter(dataset.rows_served)
-        for reader in self._readers.values():
-            if reader.request.dataset_key == key and not reader.left:
-                served[reader.request.split] += self._rows_granted(reader)
+        served = Counter(dataset.rows_served) + self._readers.rows_served(key)
         return dataset.status(
             self._scheduler.resident(key),
             self._scheduler.spilled(key),
@@ -736,32 +554,6 @@ class Conductor:
             self._scheduler.chunk_map(key),
             served,
             self._settings.bigquery,
-        )
-
-    def _rows_granted(self, reader: _Reader) -> int:
-        known = self._scheduler.knows(reader.number)
-        return self._scheduler.reader(reader.number).rows_granted if known else 0
-
-    def _reader_status(self, reader: _Reader) -> ReaderStatus:
-        view = self._scheduler.reader(reader.number)
-        request = reader.request
-        return ReaderStatus(
-            job=request.job,
-            rank=request.shape.rank,
-            worker=request.worker,
-            split=request.split,
-            dataset_key=request.dataset_key,
-            pid=reader.session.pid,
-            epoch=max(view.epoch, request.first_epoch),
-            rows_granted=view.rows_granted,
-            rows_consumed=reader.told.rows_consumed,
-            rows_per_epoch=view.rows_per_epoch,
-            seconds_waited=reader.told.seconds_waited,
-            leased_bytes=view.leased_bytes,
-            lease_limit_bytes=view.lease_limit_bytes,
-            first_epoch=request.first_epoch,
-            epochs=request.epochs,
-            position_epochs=reader.told.position_epochs,
         )
 
     def close(self) -> None:
@@ -775,7 +567,7 @@ class Conductor:
 
     def has_readers(self) -> bool:
         """Whether a live reader is under way."""
-        return bool(self._names)
+        return bool(self._readers)
 
     def _workers(self) -> WorkerPool:
         assert self._pool is not None, "wire() comes before everything else"
@@ -786,10 +578,6 @@ def _most_segments() -> int:
     """Segments that can exist at a time: each is an open descriptor, and sessions need some too."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(soft // 2, 64)
-
-
-def _reader_name(request: ReaderRequest) -> ReaderName:
-    return (request.dataset_key, request.job, request.shape.rank, request.worker, request.split)
 
 
 def _whole_key(key: str, known: Collection[str]) -> str:

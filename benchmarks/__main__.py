@@ -9,6 +9,7 @@ import click
 from benchmarks import feeding, preparing, reading
 from benchmarks import shuffle as shuffling
 from benchmarks import simulate as simulating
+from benchmarks.suite import command as suites
 
 
 @click.group(invoke_without_command=True)
@@ -90,6 +91,10 @@ def simulate(
 def shuffle(rows: int, batch_size: int) -> None:
     """How well rows are shuffled, of a table sorted by its label."""
     shuffling.run(rows, batch_size)
+
+
+main.add_command(suites.suite)
+main.add_command(suites.report)
 
 
 if __name__ == "__main__":

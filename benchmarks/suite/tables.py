@@ -1,8 +1,8 @@
 """The tables that all contenders read: made once, the same on every machine.
 
 A folder of Parquet files, each of several row groups. Rows are random, so that their order in the
-file says nothing, and no column repeats itself enough for a dictionary, which would only make reading
-slower. `facts.json` is written last: a folder without it is made again.
+file says nothing; columns have no dictionaries, which random values would only make slower to read.
+`facts.json` is written last: a folder without it is made again.
 """
 
 from __future__ import annotations

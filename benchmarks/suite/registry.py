@@ -61,6 +61,69 @@ CONTENDERS = (
         why="Each trainer reads and decodes the table anew every epoch, and each mini-batch goes "
         "through a queue between processes.",
     ),
+    Contender(
+        "dataloader_rows",
+        "DataLoader, a row at a time",
+        row_share=1 / 16,
+        why="The rows are in memory already, but Python touches each of them: one call a row, and "
+        "a tensor a row to be stacked. Each trainer has its own copy of the table.",
+    ),
+    Contender(
+        "tensorsocket",
+        "TensorSocket",
+        environment="tensorsocket",
+        serves=True,
+        why="One loader reads for all, but every epoch anew; on the processor a batch is pickled "
+        "with its storage and sent through a socket, and all trainers go at one pace.",
+    ),
+    Contender(
+        "tfdata",
+        "tf.data service, cross-trainer cache",
+        environment="tfdata",
+        serves=True,
+        why="The table is read once and kept, but every batch is serialized and sent to every "
+        "trainer through gRPC. Its stream is endless, so an epoch has no border of its own.",
+    ),
+    Contender(
+        "raydata",
+        "Ray Data, materialized",
+        environment="ray",
+        serves=True,
+        why="The dataset is prepared once and shared, but each batch is made anew by each trainer: "
+        "blocks are fetched, sliced, copied and made into tensors, scheduled by tasks.",
+    ),
+    Contender(
+        "streaming_rows",
+        "MosaicML Streaming, a sample a row",
+        environment="streaming",
+        converts=True,
+        row_share=1 / 16,
+        why="Python decodes each row and collates it.",
+    ),
+    Contender(
+        "streaming_batches",
+        "MosaicML Streaming, expert: a sample a batch",
+        environment="streaming",
+        converts=True,
+        why="Each trainer reads the converted table's batches from the page cache, and copies "
+        "them; nothing is read or prepared from the table itself, and rows stay in their batch.",
+    ),
+    Contender(
+        "litdata_rows",
+        "LitData, a sample a row",
+        environment="litdata",
+        converts=True,
+        row_share=1 / 16,
+        why="Python decodes each row and collates it.",
+    ),
+    Contender(
+        "litdata_batches",
+        "LitData, expert: a sample a batch",
+        environment="litdata",
+        converts=True,
+        why="Each trainer maps the converted table's chunks and makes tensors of its batches; "
+        "nothing is read or prepared from the table itself, and rows stay in their batch.",
+    ),
 )
 
 

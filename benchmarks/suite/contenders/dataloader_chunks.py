@@ -7,13 +7,12 @@ it a copy. With `batch_size=None` a chunk's tensors go through shared memory, on
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
-import pyarrow.parquet as pq
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from benchmarks.suite.prepared import Rows, joined, prepare, sliced
+from benchmarks.suite.groups import read_group, row_groups
+from benchmarks.suite.prepared import Rows, joined, sliced
 from benchmarks.suite.task import Task
 
 
@@ -22,11 +21,7 @@ class Chunks(IterableDataset[Rows]):
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._groups = [
-            (str(path), group)
-            for path in sorted(Path(task.table).glob("*.parquet"))
-            for group in range(pq.ParquetFile(path).num_row_groups)
-        ]
+        self._groups = row_groups(task)
         self._epoch = 0  # of this worker, which lives for all epochs
 
     def __iter__(self) -> Iterator[Rows]:
@@ -37,9 +32,7 @@ class Chunks(IterableDataset[Rows]):
         first, step = (0, 1) if info is None else (info.id, info.num_workers)
         shuffled = torch.randperm(len(self._groups), generator=order).tolist()
         for index in shuffled[first::step]:
-            path, group = self._groups[index]
-            table = pq.ParquetFile(path).read_row_group(group, use_threads=False)
-            yield prepare(table, self._task.kind, self._task.width)
+            yield read_group(self._task, self._groups[index])
 
 
 class ChunkLoader:

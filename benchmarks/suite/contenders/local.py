@@ -6,12 +6,11 @@ The first epoch reads and prepares it; there is no shuffling at all.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
-import pyarrow.parquet as pq
 import torch
 
-from benchmarks.suite.prepared import Rows, prepare, sliced
+from benchmarks.suite.groups import read_all
+from benchmarks.suite.prepared import Rows, sliced
 from benchmarks.suite.task import Task
 
 
@@ -26,12 +25,11 @@ class LocalTensors:
             torch.empty(task.rows, dtype=torch.int64),
         )
         first = 0
-        for path in sorted(Path(task.table).glob("*.parquet")):
-            for batch in pq.ParquetFile(path).iter_batches(65_536):
-                stop = first + batch.num_rows
-                for column, part in zip(whole, prepare(batch, task.kind, task.width), strict=True):
-                    column[first:stop] = part
-                first = stop
+        for rows in read_all(task):
+            stop = first + len(rows.keys)
+            for column, part in zip(whole, rows, strict=True):
+                column[first:stop] = part
+            first = stop
         self._rows: Rows | None = whole
 
     def epoch(self, _number: int) -> Iterator[Rows]:

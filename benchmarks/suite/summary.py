@@ -91,15 +91,14 @@ class Summary:
         runs = self._runs.get((contender, where))
         return spread([figure(run) for run in runs]) if runs else None
 
-    def ratio(self, one: str, other: str, where: Where, figure: Figure) -> Spread | None:
-        """One's figure over the other's, round by round; None where they have no round in common.
+    def ratios(self, one: str, other: str, where: Where, figure: Figure) -> list[float]:
+        """One's figure over the other's, of each round that both have run in.
 
         Rounds are compared in themselves, since what the machine does changes between them.
         """
         first = {run["round"]: figure(run) for run in self._runs.get((one, where), [])}
         second = {run["round"]: figure(run) for run in self._runs.get((other, where), [])}
-        common = sorted(first.keys() & second.keys())
-        return spread([first[n] / second[n] for n in common]) if common else None
+        return [first[number] / second[number] for number in sorted(first.keys() & second.keys())]
 
     def exact(self, contender: str, where: Where) -> str:
         """Whether all runs were: "yes", or what was missing or came twice."""

@@ -11,7 +11,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.goals.daemons import Measured, measured_daemon, rows_spec, write_rows
+from benchmarks.goals.daemons import (
+    CHUNK_ROWS,
+    FEATURES,
+    Measured,
+    measured_daemon,
+    rows_spec,
+    write_rows,
+)
 from benchmarks.goals.verdicts import Values
 from faucet_client.dataset import Dataset
 
@@ -48,25 +55,27 @@ def measure_memory(folder: Path, budget_mib: int) -> dict[str, Values]:
         return {"G12": {"end over beginning": [max(held[-tenth:]) / max(held[: 2 * tenth])]}}
 
 
-def measure_cost(folder: Path, rows: int, repeats: int) -> dict[str, Values]:
+def measure_cost(folder: Path, rows: int, wide_rows: int, repeats: int) -> dict[str, Values]:
     """G13: processor time a row, of daemon and client, each pair of passes in turn.
 
     Args:
         folder: For the tables.
         rows: Of the smallest table; the largest has 100 times as many.
+        wide_rows: Of the table whose chunks become more: at first they have 64 MiB.
         repeats: Pairs of passes.
     """
     small = many_names(folder, "small", rows, NARROW, 1)
     large = many_names(folder, "large", rows, NARROW, FOLD)
+    wide = folder / "wide.parquet"
+    write_rows(wide, wide_rows)
     found: dict[str, list[float]] = {"table": [], "chunks": [], "jobs": []}
     with measured_daemon(folder, memory_budget="1GiB", workers=1) as daemon:
         _pass_us_a_row(daemon, small, rows // 4)
         for _ in range(repeats):
             base = _mean(_pass_us_a_row(daemon, small, rows // 4) for _ in range(5))
             found["table"].append(_pass_us_a_row(daemon, large, rows // 4) / base)
-            coarse = _mean(_pass_us_a_row(daemon, small, rows // 4) for _ in range(5))
-            fine = _mean(_pass_us_a_row(daemon, small, rows // 40) for _ in range(5))
-            found["chunks"].append(fine / coarse)
+            fine = _pass_us_a_row(daemon, wide, CHUNK_ROWS // 10, FEATURES)
+            found["chunks"].append(fine / _pass_us_a_row(daemon, wide, CHUNK_ROWS, FEATURES))
         dataset = daemon.client.open(rows_spec(small, NARROW, chunk_rows=rows // 16))
         for _ in range(repeats):
             one = _mean(_jobs_us_a_row(daemon, dataset, 1) for _ in range(8))
@@ -80,9 +89,9 @@ def _mean(values: object) -> float:
     return sum(found) / len(found)
 
 
-def _pass_us_a_row(daemon: Measured, table: Path, chunk_rows: int) -> float:
+def _pass_us_a_row(daemon: Measured, table: Path, chunk_rows: int, features: int = NARROW) -> float:
     """Of a pass over a table that is read, once it is open."""
-    dataset = daemon.client.open(rows_spec(table, NARROW, chunk_rows=chunk_rows))
+    dataset = daemon.client.open(rows_spec(table, features, chunk_rows=chunk_rows))
     before = daemon.cpu_s() + time.process_time()
     rows = 0
     for batch in dataset.batches(batch_size=BATCH_SIZE):

@@ -1,4 +1,4 @@
-"""`python -m benchmarks suite`: runs a campaign and writes its report."""
+"""`python -m benchmarks suite` and `report`: runs a campaign, and writes its report."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from benchmarks.suite.registry import CONTENDERS, contender
 from benchmarks.suite.report import write_report
 
 CACHE = Path(__file__).parents[2] / ".cache"
+RESULTS = CACHE / "benchmarks"
 PLANS = {plan.mode: plan for plan in (QUICK, FULL)}
 
 
@@ -24,7 +25,13 @@ def write_all(results: Results, folder: Path) -> None:
 
 
 def measure(plan: Plan, names: Sequence[str], folder: Path) -> Results:
-    """Runs a plan with some contenders, or all, and writes what came out."""
+    """Runs a plan with some contenders, or all, and writes what came out.
+
+    Args:
+        plan: What to run.
+        names: Of contenders; none for all.
+        folder: Where `results.json`, `results.md` and `results.svg` go.
+    """
     chosen = [contender(name) for name in names] if names else list(CONTENDERS)
     results = Campaign(plan, chosen, folder, CACHE, click.echo).run()
     write_all(results, folder)
@@ -41,7 +48,7 @@ def measure(plan: Plan, names: Sequence[str], folder: Path) -> Results:
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    default=CACHE / "benchmarks" / "results",
+    default=RESULTS,
     help="Where results go.",
 )
 def suite(
@@ -69,7 +76,3 @@ def suite(
 def report(results: Path) -> None:
     """Writes report and plots of a results.json again."""
     write_all(Results.load(results), results.parent)
-
-
-if __name__ == "__main__":
-    suite()

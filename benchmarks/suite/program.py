@@ -1,4 +1,4 @@
-"""`python -m benchmarks.suite.program CONTENDER ROLE`: one process of a contender.
+"""`python -m benchmarks.suite.program MODULE ROLE`: one process of a contender.
 
 Roles: `convert` makes the contender's own copy of the table, `serve` runs what serves all trainers
 until it is told to end, `train` is one trainer. The task comes as the first line.
@@ -21,7 +21,7 @@ def main() -> None:
     channel = Channel()
     task = Task.from_wire(channel.hear())
     try:
-        contender = importlib.import_module(f"benchmarks.suite.contenders.{name}")
+        contender = importlib.import_module(name)
         _ROLES[role](task, channel, contender)
     except Exception:
         channel.tell("failed", error=traceback.format_exc())

@@ -13,7 +13,7 @@ class Contender:
     """One way to feed trainers.
 
     Attributes:
-        name: Its module in `contenders/`.
+        name: Its module in `package`.
         title: What the report calls it.
         environment: The virtual environment it needs, by the name of its requirements file in
             `benchmarks/peers/`; "" for the project's own.
@@ -23,6 +23,7 @@ class Contender:
             would take the whole benchmark's time. Rates are a row.
         kinds: The tables it can read.
         why: Why it is as fast as it is: one sentence for the report.
+        package: Where its module is.
     """
 
     name: str
@@ -33,6 +34,12 @@ class Contender:
     row_share: float = 1.0
     kinds: tuple[str, ...] = ("numbers", "criteo")
     why: str = ""
+    package: str = "benchmarks.suite.contenders"
+
+    @property
+    def module(self) -> str:
+        """Its module's full name."""
+        return f"{self.package}.{self.name}"
 
 
 CONTENDERS = (

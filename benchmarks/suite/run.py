@@ -341,7 +341,7 @@ class Runner:
         python = self._python(contender.environment)
         path = os.pathsep.join((str(ROOT), str(ROOT / "protos")))
         environment = os.environ | {processes.MARK: mark, "PYTHONPATH": path}
-        command = [str(python), "-m", "benchmarks.suite.program", contender.name, role]
+        command = [str(python), "-m", "benchmarks.suite.program", contender.module, role]
         return Child(command, environment, log)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from benchmarks.goals import from_suite, growing, handing_out, ingesting
+from benchmarks.goals.daemons import CHUNK_ROWS
 from benchmarks.goals.table import GOALS
 from benchmarks.goals.verdicts import Values, failed, judge
 from benchmarks.suite.tables import make_table
@@ -36,7 +37,7 @@ class Size:
     budget_mib: int
 
 
-SIZES = {"quick": Size(3 * handing_out.CHUNK_ROWS, 3, 8), "full": Size(2_097_152, 9, 32)}
+SIZES = {"quick": Size(3 * CHUNK_ROWS, 3, 8), "full": Size(2_097_152, 9, 32)}
 
 WORDS = {
     "G3": "Chunks of 64 MiB; mapping them and giving them back are in it",
@@ -66,7 +67,9 @@ def measurements(size: Size, say: Callable[[str], None]) -> dict[tuple[str, ...]
             folder, size.rows // 2, size.repeats
         ),
         ("G12",): lambda folder: growing.measure_memory(folder, size.budget_mib),
-        ("G13",): lambda folder: growing.measure_cost(folder, size.rows // 8, min(size.repeats, 3)),
+        ("G13",): lambda folder: growing.measure_cost(
+            folder, size.rows // 8, size.rows, min(size.repeats, 3)
+        ),
     }
 
 

@@ -23,6 +23,8 @@ from faucet_client.errors import DatasetInUse
 from faucet_client.testing import LocalDaemon
 
 FEATURES = 40
+CHUNK_ROWS = 384 * 1_024
+"""About 64 MiB prepared, which is what large tables have by default."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 
 from benchmarks import feeding
 from benchmarks.goals.daemons import (
+    CHUNK_ROWS,
     FEATURES,
     Measured,
     exhaust,
@@ -22,8 +23,6 @@ from faucet_client.dataset import Dataset
 
 BATCH_SIZE = 1_024
 LEAST_STEP_US = 20.0
-CHUNK_ROWS = 384 * BATCH_SIZE
-"""About 64 MiB prepared, which is what large tables have by default."""
 
 
 def measure(folder: Path, rows: int, repeats: int) -> dict[str, Values]:

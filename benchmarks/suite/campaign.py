@@ -47,7 +47,7 @@ class Plan:
     warm_epochs: int = 2
 
 
-QUICK = Plan("quick", (("numbers", 400_000),), ((1_024, 4), (1_024, 1)), 3, 3.0)
+QUICK = Plan("quick", (("numbers", 393_216),), ((1_024, 4), (1_024, 1)), 3, 3.0)
 
 FULL = Plan(
     "full",

@@ -37,6 +37,7 @@ class Plan:
         rounds: How many at most.
         minutes: No run begins after so many; what was not reached is told.
         warm_epochs: Epochs after the first that are timed.
+        timeout_s: A run whose phase takes longer has failed.
     """
 
     mode: str
@@ -45,9 +46,10 @@ class Plan:
     rounds: int
     minutes: float
     warm_epochs: int = 2
+    timeout_s: float = 600.0
 
 
-QUICK = Plan("quick", (("numbers", 393_216),), ((1_024, 4), (1_024, 1)), 3, 3.0)
+QUICK = Plan("quick", (("numbers", 393_216),), ((1_024, 4), (1_024, 1)), 3, 3.0, timeout_s=60.0)
 
 FULL = Plan(
     "full",
@@ -107,7 +109,6 @@ class Campaign:
         folder: Where results and logs go.
         cache: Where tables, copies of them and environments are kept.
         say: Is told what goes on, a line at a time.
-        runner: Runs one contender.
     """
 
     def __init__(
@@ -117,7 +118,6 @@ class Campaign:
         folder: Path,
         cache: Path,
         say: Callable[[str], None],
-        timeout_s: float = 300.0,
     ) -> None:
         self._plan = plan
         self._contenders = list(contenders)
@@ -126,7 +126,7 @@ class Campaign:
         self._say = say
         self._environments = Environments(cache / "peers")
         folder.mkdir(parents=True, exist_ok=True)
-        self._runner = Runner(self._environments.python, folder, timeout_s=timeout_s)
+        self._runner = Runner(self._environments.python, folder, timeout_s=plan.timeout_s)
         self._failures: dict[tuple[Any, ...], int] = {}
         self._converted: dict[tuple[Any, ...], Path] = {}
         self.results = Results()

@@ -56,8 +56,8 @@ test: $(READY) $(EMULATOR_READY) browser ## Run the tests
 demo: $(READY) ## Train four models on one table, read once
 	@$(BIN)/faucetd demo
 
-bench: $(READY) ## Measure against slicing a local tensor
-	$(BIN)/python -m benchmarks
+bench: $(READY) ## Measure beside the peers, and the goals, in five minutes (FULL=1: in hours)
+	$(BIN)/python -m benchmarks $(if $(FULL),full)
 
 soak: $(READY) ## Run the long tests
 	$(BIN)/python -m pytest -m soak --timeout 3600

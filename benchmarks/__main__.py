@@ -13,24 +13,32 @@ from benchmarks import scale as scaling
 from benchmarks import shuffle as shuffling
 from benchmarks import simulate as simulating
 from benchmarks.device import device
+from benchmarks.goals import command as targets
 from benchmarks.scale_model import Prices
+from benchmarks.suite import command as suites
 
 
 @click.group(invoke_without_command=True)
 @click.pass_context
 def main(context: click.Context) -> None:
-    """Runs all benchmarks, or one of them."""
+    """Quick: Faucet ML beside its peers, and its goals, in five minutes; or one of the commands."""
     if context.invoked_subcommand is None:
-        context.invoke(feed)
-        click.echo()
-        context.invoke(bigquery)
-        click.echo()
-        context.invoke(first)
-        click.echo()
-        context.invoke(prepare)
-        click.echo()
-        context.invoke(simulate, chunks=1_000, readers=12)
-        context.invoke(shuffle)
+        measure_all("quick")
+
+
+@main.command()
+def full() -> None:
+    """All of it, in all settings: hours."""
+    measure_all("full")
+
+
+def measure_all(mode: str) -> None:
+    """The suite and the goals; everything is written to `.cache/benchmarks`."""
+    results = suites.measure(suites.PLANS[mode], (), suites.RESULTS)
+    results.goals = targets.measure_goals(mode, results.runs, click.echo)
+    results.save(suites.RESULTS / "results.json")
+    suites.write_all(results, suites.RESULTS)
+    targets.print_goals(results.goals)
 
 
 @main.command()
@@ -141,6 +149,10 @@ def shuffle(rows: int, batch_size: int) -> None:
 
 
 main.add_command(device)
+main.add_command(suites.suite)
+main.add_command(suites.report)
+main.add_command(targets.goals)
+
 
 if __name__ == "__main__":
     main()

@@ -1,0 +1,78 @@
+"""`python -m benchmarks suite` and `report`: runs a campaign, and writes its report."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from benchmarks.suite.campaign import FULL, QUICK, Campaign, Plan, Results
+from benchmarks.suite.plots import draw
+from benchmarks.suite.registry import CONTENDERS, contender
+from benchmarks.suite.report import write_report
+
+CACHE = Path(__file__).parents[2] / ".cache"
+RESULTS = CACHE / "benchmarks"
+PLANS = {plan.mode: plan for plan in (QUICK, FULL)}
+
+
+def write_all(results: Results, folder: Path) -> None:
+    """Report and plots beside the results, made of nothing else."""
+    draw(results, folder / "results.svg")
+    write_report(results, folder / "results.md", "results.svg")
+
+
+def measure(plan: Plan, names: Sequence[str], folder: Path) -> Results:
+    """Runs a plan with some contenders, or all, and writes what came out.
+
+    Args:
+        plan: What to run.
+        names: Of contenders; none for all.
+        folder: Where `results.json`, `results.md` and `results.svg` go.
+    """
+    chosen = [contender(name) for name in names] if names else list(CONTENDERS)
+    results = Campaign(plan, chosen, folder, CACHE, click.echo).run()
+    write_all(results, folder)
+    click.echo(f"written: {folder}/results.md, results.svg, results.json")
+    return results
+
+
+@click.command()
+@click.option("--mode", type=click.Choice(list(PLANS)), default="quick", show_default=True)
+@click.option("--only", "names", multiple=True, help="A contender; several times for several.")
+@click.option("--minutes", type=float, help="No run begins after so many.")
+@click.option("--rounds", type=int, help="Rounds at most.")
+@click.option("--rows", type=int, help="Rows of each table.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=RESULTS,
+    help="Where results go.",
+)
+def suite(
+    mode: str,
+    names: tuple[str, ...],
+    minutes: float | None,
+    rounds: int | None,
+    rows: int | None,
+    out: Path,
+) -> None:
+    """Faucet ML beside its peers, on the same table with the same step."""
+    plan = PLANS[mode]
+    if minutes is not None:
+        plan = dataclasses.replace(plan, minutes=minutes)
+    if rounds is not None:
+        plan = dataclasses.replace(plan, rounds=rounds)
+    if rows is not None:
+        tables = tuple((kind, rows) for kind, _ in plan.tables)
+        plan = dataclasses.replace(plan, tables=tables)
+    measure(plan, names, out.resolve())
+
+
+@click.command()
+@click.argument("results", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+def report(results: Path) -> None:
+    """Writes report and plots of a results.json again."""
+    write_all(Results.load(results), results.parent)

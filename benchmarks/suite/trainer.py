@@ -1,0 +1,130 @@
+"""The loop that all trainers run, whoever feeds them.
+
+A step sums features and labels, and copies the keys into memory of the trainer's own. From the
+keys, rows that are missing or came twice are counted after the clock has stopped. The clock is the
+machine's monotonic one, so that what several trainers say can be set side by side.
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from benchmarks.suite.channel import Channel
+from benchmarks.suite.prepared import Rows
+from benchmarks.suite.task import Task
+
+PERCENTILES = (50, 90, 99, 100)
+
+
+class Reading(Protocol):
+    """What a contender gives a trainer."""
+
+    def epoch(self, number: int) -> Iterator[Rows]:
+        """The batches of the next epoch."""
+
+    def close(self) -> None:
+        """Ends it."""
+
+
+@dataclass(frozen=True)
+class EpochFacts:
+    """One epoch of one trainer.
+
+    Attributes:
+        start_ns, end_ns: By CLOCK_MONOTONIC.
+        rows: Rows that came.
+        batches: Batches that came.
+        missing: Rows of the table that did not come.
+        repeated: Rows that came although they, or all of the table, had come already.
+        feature_sum: The sum of all features.
+    """
+
+    start_ns: int
+    end_ns: int
+    rows: int
+    batches: int
+    missing: int
+    repeated: int
+    feature_sum: float
+
+
+class Trainer:
+    """Consumes epochs and keeps what is to be told of them."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._step = task.step == "sum"
+        self._keys = torch.zeros(task.rows + task.batch_size, dtype=torch.int64)
+        self.waits_ns = array("q")
+
+    def consume(
+        self, batches: Iterator[Rows], start_ns: int, channel: Channel | None
+    ) -> EpochFacts:
+        """One epoch. With a `channel` it pauses in the middle, until it is told to go on."""
+        now, note, keep, step = time.monotonic_ns, self.waits_ns.append, self._keys, self._step
+        total = torch.zeros((), dtype=torch.float64)
+        at, count, surplus = 0, 0, 0
+        half = self._task.rows // 2 if channel is not None else -1
+        while True:
+            began = now()
+            rows = next(batches, None)
+            note(now() - began)
+            if rows is None:
+                break
+            features, labels, keys = rows
+            if step:
+                total += features.sum()
+                labels.sum()
+            stop = at + len(keys)
+            if stop > len(keep):
+                surplus += len(keys)
+                continue
+            keep[at:stop] = keys
+            at, count = stop, count + 1
+            if 0 <= half <= at and channel is not None:
+                half = -1
+                channel.tell("paused")
+                channel.hear()
+        end = now()
+        times = np.bincount(keep[:at].numpy(), minlength=self._task.rows)
+        missing = int((times[: self._task.rows] == 0).sum())
+        repeated = at + surplus - (self._task.rows - missing)
+        return EpochFacts(start_ns, end, at + surplus, count, missing, repeated, float(total))
+
+    def percentiles_us(self) -> dict[str, float]:
+        """Of the durations of `next()` since the last call, in microseconds."""
+        found = np.percentile(np.array(self.waits_ns) / 1e3, PERCENTILES)
+        self.waits_ns = array("q")
+        return {f"p{p}": float(us) for p, us in zip(PERCENTILES, found, strict=True)}
+
+
+def train(task: Task, channel: Channel, contender: Any) -> None:
+    """A trainer's life: the first epoch, with all that comes before it; warm ones; half of one."""
+    torch.set_num_threads(1)
+    trainer = Trainer(task)
+    channel.tell("ready")
+    channel.hear()
+    start = time.monotonic_ns()
+    reading: Reading = contender.open_reading(task)
+    cold = trainer.consume(reading.epoch(0), start, None)
+    channel.tell("cold", epochs=[asdict(cold)], next_us=trainer.percentiles_us())
+    channel.hear()
+    warm = []
+    for number in range(1, task.warm_epochs + 1):
+        start = time.monotonic_ns()
+        warm.append(asdict(trainer.consume(reading.epoch(number), start, None)))
+    channel.tell("warm", epochs=warm, next_us=trainer.percentiles_us())
+    channel.hear()
+    last = reading.epoch(task.warm_epochs + 1)
+    paused = trainer.consume(last, time.monotonic_ns(), channel)
+    channel.tell("last", epochs=[asdict(paused)], next_us=trainer.percentiles_us())
+    channel.hear()
+    reading.close()
+    channel.tell("closed")

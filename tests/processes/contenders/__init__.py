@@ -1,0 +1,1 @@
+"""Contenders that are wrong, for the tests of the benchmark."""

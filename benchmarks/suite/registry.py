@@ -69,19 +69,20 @@ CONTENDERS = (
         "through a queue between processes.",
     ),
     Contender(
-        "dataloader_rows",
-        "DataLoader, a row at a time",
-        row_share=1 / 16,
-        why="The rows are in memory already, but Python touches each of them: one call a row, and "
-        "a tensor a row to be stacked. Each trainer has its own copy of the table.",
+        "litdata_batches",
+        "LitData, expert: a sample a batch",
+        environment="litdata",
+        converts=True,
+        why="Each trainer maps the converted table's chunks and makes tensors of its batches; "
+        "nothing is read or prepared from the table itself, and rows stay in their batch.",
     ),
     Contender(
-        "tensorsocket",
-        "TensorSocket",
-        environment="tensorsocket",
-        serves=True,
-        why="One loader reads for all, but every epoch anew; on the processor a batch is pickled "
-        "with its storage and sent through a socket, and all trainers go at one pace.",
+        "streaming_batches",
+        "MosaicML Streaming, expert: a sample a batch",
+        environment="streaming",
+        converts=True,
+        why="Each trainer reads the converted table's batches from the page cache, and copies "
+        "them; nothing is read or prepared from the table itself, and rows stay in their batch.",
     ),
     Contender(
         "tfdata",
@@ -100,20 +101,11 @@ CONTENDERS = (
         "blocks are fetched, sliced, copied and made into tensors, scheduled by tasks.",
     ),
     Contender(
-        "streaming_rows",
-        "MosaicML Streaming, a sample a row",
-        environment="streaming",
-        converts=True,
+        "dataloader_rows",
+        "DataLoader, a row at a time",
         row_share=1 / 16,
-        why="Python decodes each row and collates it.",
-    ),
-    Contender(
-        "streaming_batches",
-        "MosaicML Streaming, expert: a sample a batch",
-        environment="streaming",
-        converts=True,
-        why="Each trainer reads the converted table's batches from the page cache, and copies "
-        "them; nothing is read or prepared from the table itself, and rows stay in their batch.",
+        why="The rows are in memory already, but Python touches each of them: one call a row, and "
+        "a tensor a row to be stacked. Each trainer has its own copy of the table.",
     ),
     Contender(
         "litdata_rows",
@@ -124,12 +116,20 @@ CONTENDERS = (
         why="Python decodes each row and collates it.",
     ),
     Contender(
-        "litdata_batches",
-        "LitData, expert: a sample a batch",
-        environment="litdata",
+        "streaming_rows",
+        "MosaicML Streaming, a sample a row",
+        environment="streaming",
         converts=True,
-        why="Each trainer maps the converted table's chunks and makes tensors of its batches; "
-        "nothing is read or prepared from the table itself, and rows stay in their batch.",
+        row_share=1 / 16,
+        why="Python decodes each row and collates it.",
+    ),
+    Contender(
+        "tensorsocket",
+        "TensorSocket",
+        environment="tensorsocket",
+        serves=True,
+        why="One loader reads for all, but every epoch anew; on the processor a batch is pickled "
+        "with its storage and sent through a socket, and all trainers go at one pace.",
     ),
 )
 

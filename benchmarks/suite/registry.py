@@ -134,8 +134,8 @@ CONTENDERS = (
         row_share=1 / 32,
         kinds=("numbers",),
         why="Each trainer has a warehouse send it all rows as JSON, and makes a data frame of the "
-        "whole chunk again for each batch. Its chunks are smaller here than by default, which "
-        "spares it work, and its server is in the figures.",
+        "whole chunk again for each batch. Chunks are of 2,048 rows, since it loses rows of larger "
+        "ones, and its server is in the figures.",
     ),
     Contender(
         "tensorsocket",

@@ -52,6 +52,7 @@ class Environments:
         shutil.rmtree(self._folder / name, ignore_errors=True)
         requirements = str(REQUIREMENTS / f"{name}.txt")
         self._run([sys.executable, "-m", "venv", str(self._folder / name)])
+        # They name all that is needed, so that nothing else is looked for.
         self._run(
             [
                 str(self.python(name)),
@@ -59,6 +60,7 @@ class Environments:
                 "pip",
                 "install",
                 "--quiet",
+                "--no-deps",
                 "--requirement",
                 requirements,
             ]

@@ -18,6 +18,7 @@ class Contender:
         environment: The virtual environment it needs, by the name of its requirements file in
             `benchmarks/peers/`; "" for the project's own.
         serves: Whether one server feeds all trainers.
+        serves_here: Whether that runs in the project's own environment all the same.
         converts: Whether it reads a copy of the table in a format of its own.
         row_share: The part of the table it is given, where a row takes so long that all of it
             would take the whole benchmark's time. Rates are a row.
@@ -30,6 +31,7 @@ class Contender:
     title: str
     environment: str = ""
     serves: bool = False
+    serves_here: bool = False
     converts: bool = False
     row_share: float = 1.0
     kinds: tuple[str, ...] = ("numbers", "criteo")
@@ -122,6 +124,18 @@ CONTENDERS = (
         converts=True,
         row_share=1 / 16,
         why="Python decodes each row and collates it.",
+    ),
+    Contender(
+        "faucet2020",
+        "FaucetML 0.0.3 (2020)",
+        environment="faucet2020",
+        serves=True,
+        serves_here=True,
+        row_share=1 / 32,
+        kinds=("numbers",),
+        why="Each trainer has a warehouse send it all rows as JSON, and makes a data frame of the "
+        "whole chunk again for each batch. Chunks are of 2,048 rows, since it loses rows of larger "
+        "ones, and its server is in the figures.",
     ),
     Contender(
         "tensorsocket",

@@ -338,7 +338,8 @@ class Runner:
         )
 
     def _child(self, contender: Contender, role: str, mark: str, log: Path) -> Child:
-        python = self._python(contender.environment)
+        here = role == "serve" and contender.serves_here
+        python = self._python("" if here else contender.environment)
         path = os.pathsep.join((str(ROOT), str(ROOT / "protos")))
         environment = os.environ | {processes.MARK: mark, "PYTHONPATH": path}
         command = [str(python), "-m", "benchmarks.suite.program", contender.module, role]

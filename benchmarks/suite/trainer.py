@@ -93,6 +93,9 @@ class Trainer:
                 channel.tell("paused")
                 channel.hear()
         end = now()
+        if half >= 0 and channel is not None:  # so many rows were missing
+            channel.tell("paused")
+            channel.hear()
         times = np.bincount(keep[:at].numpy(), minlength=self._task.rows)
         missing = int((times[: self._task.rows] == 0).sum())
         repeated = at + surplus - (self._task.rows - missing)

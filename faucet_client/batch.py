@@ -11,23 +11,27 @@ from numpy.typing import NDArray
 
 from faucet_client.mapping import Columns, ColumnViews, NoSuchName, Ragged, copy_rows
 
+EAGER_LABELS = 4
+"""Labels up to which a block makes those of all its batches at once, whoever asks for which."""
+
 
 class Block:
     """Batches that lie one after another in the same columns, and what they have in common.
 
     The views of a column are made for all batches at once, when the first one asks: that is faster
-    than slicing batch by batch.
+    than slicing batch by batch. What is asked for most often is reached without a call.
     """
 
     __slots__ = (
-        "_features",
-        "_labels",
+        "_split",
         "batches",
         "batches_per_epoch",
         "columns",
         "epoch",
+        "feature_views",
         "first_number",
         "first_row",
+        "label_views",
         "size",
         "stop_row",
     )
@@ -41,25 +45,38 @@ class Block:
         self.size = size
         self.batches = -(-(self.stop_row - self.first_row) // size)
         self.epoch, self.first_number, self.batches_per_epoch = place
-        self._labels: dict[str, Sequence[torch.Tensor]] = {}
+        self.feature_views: Sequence[torch.Tensor] | None = None
+        self.label_views: Sequence[Labels] | None = None
+        self._split: dict[tuple[str, str], Sequence[torch.Tensor]] = {}
 
     def features(self) -> Sequence[torch.Tensor]:
         """The features of each batch."""
-        try:
-            return self._features
-        except AttributeError:
-            self._features: Sequence[torch.Tensor] = self._split(self.columns.features)
-            return self._features
+        if self.feature_views is None:
+            self.feature_views = self._views(self.columns.features)
+        return self.feature_views
 
-    def label(self, name: str) -> Sequence[torch.Tensor]:
-        """A label of each batch."""
-        try:
-            return self._labels[name]
-        except KeyError:
-            self._labels[name] = self._split(self.columns.labels[name])
-            return self._labels[name]
+    def labels(self, index: int) -> Mapping[str, torch.Tensor]:
+        """The labels of a batch."""
+        columns = self.columns.labels
+        if len(columns) > EAGER_LABELS:
+            return BlockViews("batch.labels", columns, self, index)
+        if self.label_views is None:
+            views = zip(*map(self._views, columns.values()), strict=True)
+            self.label_views = (
+                [Labels(zip(columns, each, strict=True)) for each in views]
+                if columns
+                else [Labels()] * self.batches
+            )
+        return self.label_views[index]
 
-    def _split(self, whole: torch.Tensor) -> Sequence[torch.Tensor]:
+    def split(self, where: str, name: str, column: torch.Tensor) -> Sequence[torch.Tensor]:
+        """The rows of each batch of a column, which `where` and `name` say."""
+        views = self._split.get((where, name))
+        if views is None:
+            views = self._split[where, name] = self._views(column)
+        return views
+
+    def _views(self, whole: torch.Tensor) -> Sequence[torch.Tensor]:
         views: Sequence[torch.Tensor] = whole[self.first_row : self.stop_row].split(self.size)
         return views
 
@@ -69,26 +86,41 @@ class Block:
         return first, min(first + self.size, self.stop_row)
 
 
-class _Labels(Mapping[str, torch.Tensor]):
-    """The labels of one batch."""
+class Labels(dict[str, torch.Tensor]):
+    """The labels of one batch, all made."""
 
-    __slots__ = ("_block", "_index")
+    def __missing__(self, name: str) -> torch.Tensor:
+        raise NoSuchName("batch.labels", name, tuple(self)) from None
 
-    def __init__(self, block: Block, index: int) -> None:
+    def __repr__(self) -> str:
+        return f"{{{', '.join(self)}}}"
+
+
+class BlockViews(Mapping[str, torch.Tensor]):
+    """Columns of one batch that are tensors, by name; `where`: what a batch calls them."""
+
+    __slots__ = ("_block", "_columns", "_index", "_where")
+
+    def __init__(
+        self, where: str, columns: Mapping[str, torch.Tensor], block: Block, index: int
+    ) -> None:
+        self._where = where
+        self._columns = columns
         self._block = block
         self._index = index
 
     def __getitem__(self, name: str) -> torch.Tensor:
         try:
-            return self._block.label(name)[self._index]
+            column = self._columns[name]
         except KeyError:
-            raise NoSuchName("batch.labels", name, tuple(self)) from None
+            raise NoSuchName(self._where, name, tuple(self._columns)) from None
+        return self._block.split(self._where, name, column)[self._index]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._block.columns.labels)
+        return iter(self._columns)
 
     def __len__(self) -> int:
-        return len(self._block.columns.labels)
+        return len(self._columns)
 
     def __repr__(self) -> str:
         return f"{{{', '.join(self)}}}"
@@ -137,12 +169,14 @@ class Batch:
 
         A null is NaN where features are taken as they are, and never where they are preprocessed.
         """
-        return self._block.features()[self._index]
+        block = self._block
+        return (block.feature_views or block.features())[self._index]
 
     @property
     def labels(self) -> Mapping[str, torch.Tensor]:
         """float32 [n, 1] each, by name; null is NaN."""
-        return _Labels(self._block, self._index)
+        views = self._block.label_views
+        return self._block.labels(self._index) if views is None else views[self._index]
 
     @property
     def weights(self) -> torch.Tensor | None:
@@ -158,11 +192,7 @@ class Batch:
         0 is a missing value; see `dataset.preprocessing` for the rest, and its `cardinality(name)`
         for how many there are.
         """
-        columns = self._block.columns
-        first, stop = self._block.rows(self._index)
-        return ColumnViews(
-            "batch.ids", tuple(columns.ids), lambda name: columns.ids[name][first:stop]
-        )
+        return BlockViews("batch.ids", self._block.columns.ids, self._block, self._index)
 
     @property
     def ragged(self) -> Mapping[str, Ragged]:
@@ -182,14 +212,14 @@ class Batch:
     @property
     def passthrough(self) -> Mapping[str, torch.Tensor | NDArray[np.object_]]:
         """[n] each, by name: tensors; text as an object array of str, decoded when asked for."""
-        columns = self._block.columns
-        first, stop = self._block.rows(self._index)
+        block, index = self._block, self._index
+        columns = block.columns
 
         def make(name: str) -> torch.Tensor | NDArray[np.object_]:
             column = columns.passthrough[name]
             if isinstance(column, torch.Tensor):
-                return column[first:stop]
-            return columns.text(name, first, stop)
+                return block.split("batch.passthrough", name, column)[index]
+            return columns.text(name, *block.rows(index))
 
         return ColumnViews("batch.passthrough", tuple(columns.passthrough), make)
 

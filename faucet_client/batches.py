@@ -209,7 +209,9 @@ class Reader:
         return self._seconds_waited + (0.0 if carrier is None else carrier.seconds_waited)
 
     def close(self) -> None:
-        """Ends the reader. Batches that were handed out stay valid."""
+        """Ends the reader, and what it has ahead. Batches that were handed out stay valid."""
+        if self._failure is None and not self.ended:
+            self._failure = IteratorError(_CLOSED)
         self._feed.stream.close()
         if self._shuffler is not None:
             self._shuffler.close()
@@ -446,6 +448,7 @@ class Reader:
                 patience_s = waited_s
 
 
+_CLOSED = "this iterator was interrupted or closed before its end; make a new one"
 _FORKED = (
     "this iterator belongs to the parent process, which goes on with it; make one of its own in "
     "the child, with dataset.batches(...)"
@@ -494,9 +497,7 @@ class _Batches:
         except StopIteration:
             self._reader.check()
             if self._left:
-                raise IteratorError(
-                    "this iterator was interrupted or closed before its end; make a new one"
-                ) from None
+                raise IteratorError(_CLOSED) from None
             raise
         self._left -= 1
         return batch

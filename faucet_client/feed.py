@@ -5,6 +5,7 @@ The thread knows the feed and nothing above it, so that dropping an iterator end
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
@@ -241,6 +242,8 @@ class Feed:
             end = error
         except Exception as error:  # noqa: BLE001  # the trainer's thread raises it
             end = InternalError(f"the client's feed failed: {error!r}")
+        if not self.stream.open:  # nobody will slice what is ahead
+            _drain(self.ready)
         self.stream.ended()
         end = _bare(end)
         self._started.put(end)
@@ -355,6 +358,12 @@ class Feed:
             self._mapped = set()
         self._mapped.add(grant.chunk)
         self.ready.put(Run(grant, columns, self._runs))
+
+
+def _drain(ready: queue.SimpleQueue[Run | FaucetError]) -> None:
+    with contextlib.suppress(queue.Empty):
+        while True:
+            ready.get_nowait()
 
 
 def _bare(error: FaucetError) -> FaucetError:

@@ -51,6 +51,7 @@ class Holdings:
         self._lock = threading.Lock()
         self._of: dict[Told, dict[int, Mapped]] = {}  # by session and lease
         self._now: Told | None = None
+        self._ending: set[tuple[Told, int]] = set()  # of which nobody has been told yet
 
     def move_to(self, session: Told) -> None:
         """All that others have is orphaned, and `session` is the one of now."""
@@ -71,28 +72,35 @@ class Holdings:
         """The mapping has ended. Callable from a finalizer, so it takes no lock.
 
         Returns:
-            What was mapped, and whether the session is the one of now. If not, `ended` is due:
-            `move_to` says who is the one of now before it looks who has what.
+            What was mapped, and whether the session is the one of now. If so, its lease is to be
+            ended, and `settled` is due; if not, `ended`. `move_to` says who is the one of now
+            before it looks who has what.
         """
+        self._ending.add((session, lease))  # first, or nothing would seem to be left meanwhile
         mapped = self._of.get(session, {}).pop(lease, None)
         return mapped, session is self._now or self._now is None
 
-    def ended(self, mapped: Mapped) -> None:
+    def settled(self, session: Told, lease: int) -> None:
+        """The lease has ended too. Callable from a finalizer."""
+        self._ending.discard((session, lease))
+
+    def ended(self, session: Told, lease: int, mapped: Mapped) -> None:
         """Orphaned memory is not mapped any more, at that place."""
         with self._lock:
-            if self._now is None:
-                return
-            if mapped.inode not in self._orphaned():
+            if self._now is not None and mapped.inode not in self._orphaned():
                 _tell(self._now, {}, (mapped.inode,))
-            self._now.wake()
+            self.settled(session, lease)
+            if self._now is not None:
+                self._now.wake()
 
     def over(self, session: Told) -> bool:
         """Whether nothing is left for which the session would have to stay."""
         with self._lock:
-            if self._of.get(session):
+            ending = {one for one, _ in tuple(self._ending)}
+            if self._of.get(session) or session in ending:
                 return False
             if session is self._now:
-                return not self._orphaned()
+                return not self._orphaned() and not ending
             self._of.pop(session, None)
             return True
 

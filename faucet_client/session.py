@@ -61,6 +61,13 @@ class _Locked(NamedTuple):
     locks: _memory.Locks
 
 
+class _Orphan(NamedTuple):
+    """Memory of a daemon that is gone, which is not mapped any more, and its lease of then."""
+
+    lease: int
+    mapped: Mapped
+
+
 class Session:
     """A live connection to a daemon. A context manager that closes it."""
 
@@ -74,7 +81,7 @@ class Session:
         self._closed = False
         # What the session's thread is to do: leases to end, orphaned memory to tell the end of;
         # None: to look whether the session is over.
-        self._to_do: queue.SimpleQueue[int | Mapped | _Locked | None] = queue.SimpleQueue()
+        self._to_do: queue.SimpleQueue[int | _Orphan | _Locked | None] = queue.SimpleQueue()
         same = before is not None and not before.stale
         self.holdings: Holdings = before.holdings if before is not None and same else Holdings()
         self.holdings.move_to(self)
@@ -174,8 +181,9 @@ class Session:
         mapped, of_now = self.holdings.take_off(self, lease)
         if of_now or mapped is None:
             self.release(lease)
+            self.holdings.settled(self, lease)
         else:  # its daemon is gone, and the next one was told of it
-            self._to_do.put(mapped)
+            self._to_do.put(_Orphan(lease, mapped))
         if self._closed:
             self.wake()
 
@@ -214,8 +222,8 @@ class Session:
                 case _Locked() as locked:
                     locked.locks.unlock(locked.address)
                     self._end(locked.lease, locked.address, locked.nbytes)
-                case Mapped() as mapped:
-                    self.holdings.ended(mapped)
+                case _Orphan(lease, mapped):
+                    self.holdings.ended(self, lease, mapped)
                 case int() as lease:
                     with contextlib.suppress(DaemonLost):  # then the lease has ended with it
                         self.handoff.release(lease, wait=True)

@@ -16,7 +16,7 @@ from tests.bigquery_server.local import LocalBigQuery
 from tests.processes import forked, tables_2020
 from tests.processes.bigquery import Warehouse, lend
 from tests.processes.daemons import StartDaemon, WatchedDaemon
-from tests.processes.leaks import assert_nothing_is_left, descriptors
+from tests.processes.leaks import assert_nothing_is_left, possessions
 from tests.processes.nursery import Nursery
 from tests.processes.tables import Described, MakeTable, Table, write_rows
 from tests.processes.trainers import StartTrainer, Trainer
@@ -67,7 +67,7 @@ def spill_dir(tmp_path: Path) -> Path:
 @contextlib.contextmanager
 def daemons(roots: Sequence[Path], node: pytest.Item | pytest.Collector) -> Iterator[StartDaemon]:
     """Starts daemons that may read `roots`; at the end nothing of them may be left."""
-    before = descriptors()
+    before = possessions()
     started: list[WatchedDaemon] = []
 
     def start(memory_budget: str = "64MiB", workers: int = 1, **settings: str) -> WatchedDaemon:

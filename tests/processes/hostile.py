@@ -29,8 +29,12 @@ class RawHandoff:
 
     def __init__(self, daemon: WatchedDaemon) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.sock.settimeout(ANSWER_S)
-        self.sock.connect(parse_address(daemon.address).handoff_path)
+        try:
+            self.sock.connect(parse_address(daemon.address).handoff_path)
+        except OSError:
+            self.sock.close()
+            raise
+        self.sock.settimeout(ANSWER_S)  # not before: it would not wait for its place in the queue
 
     def say(self, data: bytes, fds: tuple[int, ...] = ()) -> None:
         socket.send_fds(self.sock, [data], list(fds))

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x66\x61ucet_protos/v1/handoff.proto\x12\tfaucet.v1\"\xec\x01\n\x0eHandoffRequest\x12!\n\x05hello\x18\x01 \x01(\x0b\x32\x10.faucet.v1.HelloH\x00\x12%\n\x07goodbye\x18\x02 \x01(\x0b\x32\x12.faucet.v1.GoodbyeH\x00\x12+\n\x07release\x18\x03 \x01(\x0b\x32\x18.faucet.v1.ReleaseLeasesH\x00\x12)\n\x06\x61ttach\x18\x04 \x01(\x0b\x32\x17.faucet.v1.AttachReaderH\x00\x12-\n\x08orphaned\x18\x05 \x01(\x0b\x32\x19.faucet.v1.OrphanedMemoryH\x00\x42\t\n\x07request\"a\n\x0cHandoffReply\x12%\n\x07welcome\x18\x01 \x01(\x0b\x32\x12.faucet.v1.WelcomeH\x00\x12!\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x10.faucet.v1.ErrorH\x00\x42\x07\n\x05reply\"9\n\x05Hello\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x16\n\x0e\x63lient_version\x18\x02 \x01(\t\"_\n\x07Welcome\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x16\n\x0e\x64\x61\x65mon_version\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x0e\n\x06secret\x18\x04 \x01(\x0c\"\x1e\n\x0c\x41ttachReader\x12\x0e\n\x06ticket\x18\x01 \x01(\x0c\"\t\n\x07Goodbye\"\x1f\n\rReleaseLeases\x12\x0e\n\x06leases\x18\x01 \x03(\x04\"C\n\x0eOrphanedMemory\x12\x1f\n\x04held\x18\x01 \x03(\x0b\x32\x11.faucet.v1.Mapped\x12\x10\n\x08released\x18\x02 \x03(\x04\"\'\n\x06Mapped\x12\r\n\x05inode\x18\x01 \x01(\x04\x12\x0e\n\x06nbytes\x18\x02 \x01(\x04\"&\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x66\x61ucet_protos/v1/handoff.proto\x12\tfaucet.v1\"\xf2\x01\n\x0eHandoffRequest\x12!\n\x05hello\x18\x01 \x01(\x0b\x32\x10.faucet.v1.HelloH\x00\x12%\n\x07goodbye\x18\x03 \x01(\x0b\x32\x12.faucet.v1.GoodbyeH\x00\x12+\n\x07release\x18\x04 \x01(\x0b\x32\x18.faucet.v1.ReleaseLeasesH\x00\x12)\n\x06\x61ttach\x18\x05 \x01(\x0b\x32\x17.faucet.v1.AttachReaderH\x00\x12-\n\x08orphaned\x18\x06 \x01(\x0b\x32\x19.faucet.v1.OrphanedMemoryH\x00\x42\t\n\x07requestJ\x04\x08\x02\x10\x03\"g\n\x0cHandoffReply\x12%\n\x07welcome\x18\x01 \x01(\x0b\x32\x12.faucet.v1.WelcomeH\x00\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x10.faucet.v1.ErrorH\x00\x42\x07\n\x05replyJ\x04\x08\x02\x10\x03\"9\n\x05Hello\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x16\n\x0e\x63lient_version\x18\x02 \x01(\t\"_\n\x07Welcome\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x16\n\x0e\x64\x61\x65mon_version\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x0e\n\x06secret\x18\x04 \x01(\x0c\"\x1e\n\x0c\x41ttachReader\x12\x0e\n\x06ticket\x18\x01 \x01(\x0c\"\t\n\x07Goodbye\"\x1f\n\rReleaseLeases\x12\x0e\n\x06leases\x18\x01 \x03(\x04\"C\n\x0eOrphanedMemory\x12\x1f\n\x04held\x18\x01 \x03(\x0b\x32\x11.faucet.v1.Mapped\x12\x10\n\x08released\x18\x02 \x03(\x04\"\'\n\x06Mapped\x12\r\n\x05inode\x18\x01 \x01(\x04\x12\x0e\n\x06nbytes\x18\x02 \x01(\x04\"&\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,23 +32,23 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'faucet_protos.v1.handoff_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_HANDOFFREQUEST']._serialized_start=46
-  _globals['_HANDOFFREQUEST']._serialized_end=282
-  _globals['_HANDOFFREPLY']._serialized_start=284
-  _globals['_HANDOFFREPLY']._serialized_end=381
-  _globals['_HELLO']._serialized_start=383
-  _globals['_HELLO']._serialized_end=440
-  _globals['_WELCOME']._serialized_start=442
-  _globals['_WELCOME']._serialized_end=537
-  _globals['_ATTACHREADER']._serialized_start=539
-  _globals['_ATTACHREADER']._serialized_end=569
-  _globals['_GOODBYE']._serialized_start=571
-  _globals['_GOODBYE']._serialized_end=580
-  _globals['_RELEASELEASES']._serialized_start=582
-  _globals['_RELEASELEASES']._serialized_end=613
-  _globals['_ORPHANEDMEMORY']._serialized_start=615
-  _globals['_ORPHANEDMEMORY']._serialized_end=682
-  _globals['_MAPPED']._serialized_start=684
-  _globals['_MAPPED']._serialized_end=723
-  _globals['_ERROR']._serialized_start=725
-  _globals['_ERROR']._serialized_end=763
+  _globals['_HANDOFFREQUEST']._serialized_end=288
+  _globals['_HANDOFFREPLY']._serialized_start=290
+  _globals['_HANDOFFREPLY']._serialized_end=393
+  _globals['_HELLO']._serialized_start=395
+  _globals['_HELLO']._serialized_end=452
+  _globals['_WELCOME']._serialized_start=454
+  _globals['_WELCOME']._serialized_end=549
+  _globals['_ATTACHREADER']._serialized_start=551
+  _globals['_ATTACHREADER']._serialized_end=581
+  _globals['_GOODBYE']._serialized_start=583
+  _globals['_GOODBYE']._serialized_end=592
+  _globals['_RELEASELEASES']._serialized_start=594
+  _globals['_RELEASELEASES']._serialized_end=625
+  _globals['_ORPHANEDMEMORY']._serialized_start=627
+  _globals['_ORPHANEDMEMORY']._serialized_end=694
+  _globals['_MAPPED']._serialized_start=696
+  _globals['_MAPPED']._serialized_end=735
+  _globals['_ERROR']._serialized_start=737
+  _globals['_ERROR']._serialized_end=775
 # @@protoc_insertion_point(module_scope)

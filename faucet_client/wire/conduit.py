@@ -35,12 +35,26 @@ from faucet_client.wire.translate import grant_from
 from faucet_client.wire.values import Grant, Told
 
 
-class Conduit:
-    """The client's end. Iterating blocks until the daemon ends it; sending practically never does.
+class _End:
+    """Whether this side has ended a conduit, and why."""
 
-    Attributes:
-        ended_by: What iterating raises at the end, where this side has ended it for a reason.
-    """
+    def __init__(self) -> None:
+        self.wanted = True
+        self.reason: FaucetError | None = None
+        self.pid = os.getpid()
+
+
+def _close(sock: socket.socket, end: _End) -> None:
+    """Nobody has the conduit any more, or the interpreter ends while a thread waits for grants."""
+    end.wanted = False
+    if os.getpid() == end.pid:  # else it is a forked copy, and the parent goes on with its own
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
+    sock.close()
+
+
+class Conduit:
+    """The client's end. Iterating waits until the daemon ends it; sending practically never does."""
 
     def __init__(self, address: Address, ticket: bytes) -> None:
         """Connects, and attaches the reader that the ticket is for.
@@ -50,10 +64,9 @@ class Conduit:
             DaemonLost: it does not hear us.
         """
         self._address = address
-        self._wanted = True
+        self._end = _End()
         self._sock = connected(address)
-        weakref.finalize(self, self._sock.close)
-        self.ended_by: FaucetError | None = None
+        weakref.finalize(self, _close, self._sock, self._end)
         set_timeout(self._sock, SEND_TIMEOUT_S)
         # Grants may be as long in coming as the source is in giving rows.
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, bytes(16))
@@ -70,9 +83,9 @@ class Conduit:
             FaucetError: the reader cannot go on, or the daemon went away.
         """
         yield from self._grants()
-        if self.ended_by is not None:
-            raise self.ended_by
-        if self._wanted:
+        if self._end.reason is not None:
+            raise self._end.reason
+        if self._end.wanted:
             raise daemon_lost(self._address, ConnectionResetError("it closed the connection"))
 
     def rest(self) -> Iterator[tuple[Grant, int]]:
@@ -97,14 +110,18 @@ class Conduit:
 
     def finish(self) -> None:
         """Wants no more grants; the daemon ends the conduit when it has heard it. Idempotent."""
-        self._wanted = False
+        self._end.wanted = False
         self._shut(socket.SHUT_WR)
 
     def cancel(self, reason: FaucetError | None = None) -> None:
-        """Ends the conduit at once; what was sent can still be read. Idempotent."""
-        self._wanted = False
-        if self.ended_by is None:
-            self.ended_by = reason
+        """Ends the conduit at once; what was sent can still be read. Idempotent.
+
+        Args:
+            reason: What iterating raises at the end, but for what came before it.
+        """
+        self._end.wanted = False
+        if self._end.reason is None:
+            self._end.reason = reason
         self._shut(socket.SHUT_RDWR)
 
     def _shut(self, how: int) -> None:
@@ -127,6 +144,8 @@ class Conduit:
             except ConnectionResetError:
                 continue  # the daemon has ended it without hearing all; what it sent comes next
             except OSError as error:
+                if not self._end.wanted:
+                    return  # the interpreter ends
                 raise daemon_lost(self._address, error) from None
             if not data:
                 return

@@ -54,7 +54,7 @@ def _close(sock: socket.socket, end: _End) -> None:
 
 
 class Conduit:
-    """The end of the client. Iterating waits until the daemon ends it; sending hardly ever waits."""
+    """The client's end. Iterating waits for the daemon; sending hardly ever does."""
 
     def __init__(self, address: Address, ticket: bytes) -> None:
         """Connects, and attaches the reader that the ticket is for.

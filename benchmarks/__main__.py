@@ -151,6 +151,7 @@ def shuffle(rows: int, batch_size: int) -> None:
 main.add_command(device)
 main.add_command(suites.suite)
 main.add_command(suites.report)
+main.add_command(suites.publish)
 main.add_command(targets.goals)
 
 

@@ -57,6 +57,12 @@ def measurements(size: Size, say: Callable[[str], None]) -> dict[tuple[str, ...]
         table = make_table(CACHE / "tables", "criteo", size.rows)
         return from_suite.measure_loader(folder, table, min(size.repeats, 3), say)
 
+    def memory(folder: Path) -> dict[str, Values]:
+        table = make_table(CACHE / "tables", "numbers", size.rows)
+        further = from_suite.measure_further_trainer(folder, table, min(size.repeats, 3))
+        flat = growing.measure_memory(folder, size.budget_mib)
+        return {"G12": {**further["G12"], **flat["G12"]}}
+
     return {
         ("G1", "G2", "G3", "G9"): lambda folder: handing_out.measure(
             folder, size.rows, size.repeats
@@ -66,7 +72,7 @@ def measurements(size: Size, say: Callable[[str], None]) -> dict[tuple[str, ...]
         ("G8", "G10", "G11"): lambda folder: ingesting.measure_ingest(
             folder, size.rows // 2, size.repeats
         ),
-        ("G12",): lambda folder: growing.measure_memory(folder, size.budget_mib),
+        ("G12",): memory,
         ("G13",): lambda folder: growing.measure_cost(
             folder, size.rows // 8, size.rows, min(size.repeats, 3)
         ),

@@ -1,4 +1,4 @@
-"""What the suite's own runs say of the goals: G4, G5, G6, and the first half of G12."""
+"""What runs as those of the suite say of the goals: G4, G5, G6, and the first half of G12."""
 
 from __future__ import annotations
 
@@ -40,8 +40,21 @@ def measure_loader(
     return {"G4": found}
 
 
+def measure_further_trainer(folder: Path, table: Table, repeats: int) -> dict[str, Values]:
+    """G12: what 4 trainers hold beyond 1, their imports apart, a trainer; MiB."""
+    runner = Runner(lambda _: Path(sys.executable), folder)
+    found = []
+    for _ in range(repeats):
+        held = {}
+        for trainers in (1, TRAINERS):
+            run = runner.run(contender(OURS), Setting(table, BATCH_SIZE, trainers, warm_epochs=1))
+            held[trainers] = (run.memory_bytes - run.idle_bytes) / 2**20
+        found.append((held[TRAINERS] - held[1]) / (TRAINERS - 1))
+    return {"G12": {"further trainer": found}}
+
+
 def from_runs(runs: Sequence[dict[str, Any]]) -> dict[str, Values]:
-    """G5, G6 and G12, as far as there are runs: round by round, over all tables."""
+    """G5 and G6, as far as there are runs: round by round, over all tables."""
     summary = Summary(runs)
     places = [where for where in summary.settings() if where[1:] == (BATCH_SIZE, TRAINERS)]
     expert = "dataloader_chunks"
@@ -52,23 +65,8 @@ def from_runs(runs: Sequence[dict[str, Any]]) -> dict[str, Values]:
             f"cpu over {expert}": _ratios(summary, expert, places, cpu("warm")),
         },
         "G6": {f"rate over {name}": _ratios(summary, name, places, rate("warm")) for name in names},
-        "G12": {"further trainer": _further_trainer_mib(runs)},
     }
 
 
 def _ratios(summary: Summary, other: str, places: Sequence[Where], figure: Figure) -> list[float]:
     return [ratio for where in places for ratio in summary.ratios(OURS, other, where, figure)]
-
-
-def _further_trainer_mib(runs: Sequence[dict[str, Any]]) -> list[float]:
-    """Of each round: what 4 trainers hold beyond 1, their imports apart, a trainer."""
-    held: dict[tuple[str, int, int], float] = {}
-    for run in runs:
-        if run["contender"] == OURS and run["batch_size"] == BATCH_SIZE and "error" not in run:
-            own = run["memory_bytes"] - run["idle_bytes"]
-            held[run["table"], run["round"], run["trainers"]] = own / 2**20
-    return [
-        (held[table, number, TRAINERS] - one) / (TRAINERS - 1)
-        for (table, number, trainers), one in held.items()
-        if trainers == 1 and (table, number, TRAINERS) in held
-    ]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from benchmarks.suite import publish as publishing
 from benchmarks.suite.campaign import FULL, QUICK, Campaign, Plan, Results
 from benchmarks.suite.plots import draw
 from benchmarks.suite.registry import CONTENDERS, contender
@@ -69,6 +70,13 @@ def suite(
         tables = tuple((kind, rows) for kind, _ in plan.tables)
         plan = dataclasses.replace(plan, tables=tables)
     measure(plan, names, out.resolve())
+
+
+@click.command()
+@click.argument("results", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+def publish(results: Path) -> None:
+    """Writes docs/results.md, its plot and the README's part of a results.json."""
+    publishing.publish(Results.load(results), Path(__file__).parents[2])
 
 
 @click.command()

@@ -73,7 +73,7 @@ def _goals(goals: Sequence[dict[str, Any]]) -> list[str]:
         [goal["name"], goal["statement"], goal["threshold"], goal["measured"], goal["verdict"]]
         for goal in goals
     ]
-    return ["## Goals", _table(["", "what", "goal", "measured", "verdict"], rows)]
+    return ["## Goals", markdown_table(["", "what", "goal", "measured", "verdict"], rows)]
 
 
 def _setting(
@@ -121,7 +121,7 @@ def _setting(
         body.append([titles[name], f"{rows:,}", *cells, summary.exact(name, where)])
     return [
         f"## {_TABLES[kind]}; batches of {batch_size:,}; trainers: {trainers}",
-        _table(head, body),
+        markdown_table(head, body),
     ]
 
 
@@ -148,7 +148,7 @@ def _conversions(conversions: Sequence[dict[str, Any]], titles: dict[str, str]) 
     return [
         "## Conversions",
         "Made once before all rounds, and in no figure above.",
-        _table(head, rows),
+        markdown_table(head, rows),
     ]
 
 
@@ -209,7 +209,8 @@ _PROJECTS = (
 )
 
 
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table of Markdown."""
     lines = [head, ["---"] * len(head), *body]
     return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
 

@@ -20,6 +20,7 @@ from benchmarks.goals.verdicts import failed, judge
 from benchmarks.suite import processes
 from benchmarks.suite.campaign import Campaign, Plan, Results
 from benchmarks.suite.command import write_all
+from benchmarks.suite.publish import BEGIN, END, publish
 from benchmarks.suite.registry import CONTENDERS, Contender, contender
 from benchmarks.suite.run import Child, RunFailed
 from benchmarks.suite.tables import make_table
@@ -92,6 +93,17 @@ def test_a_campaign_writes_results_report_and_plot(measure: Measure, tmp_path: P
     assert len(cheats) == 1
     assert "**no**: 6 missing" in cheats[0]
     assert (out / "results.svg").read_text().count("<svg") == 1
+    root = tmp_path / "root"
+    (root / "docs").mkdir(parents=True)
+    (root / "README.md").write_text(f"before\n{BEGIN}what was\n{END}\nafter\n")
+    for _ in range(2):  # and again in the same place
+        publish(results, root)
+        readme = (root / "README.md").read_text()
+        assert readme.startswith(f"before\n{BEGIN}")
+        assert readme.endswith(f"{END}\nafter\n")
+        assert "what was" not in readme
+        assert readme.count(contender("faucet").title) == 1
+    assert (root / "docs/results.md").read_text() == report
     # The same results, the same report.
     before = report, (out / "results.svg").read_bytes()
     write_all(Results.load(out / "results.json"), out)

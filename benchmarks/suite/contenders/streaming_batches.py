@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.suite.contenders.streaming_peer import MDSWriter, StreamingDataset
+from benchmarks.suite.contenders.streaming_peer import MDSWriter, open_dataset
 from benchmarks.suite.groups import read_all
 from benchmarks.suite.prepared import Rows, sliced
 from benchmarks.suite.task import Task
@@ -35,9 +35,7 @@ class StreamedBatches:
     """One trainer's dataset."""
 
     def __init__(self, task: Task) -> None:
-        self._dataset: Any = StreamingDataset(
-            local=task.converted, batch_size=1, shuffle=True, shuffle_seed=task.rank
-        )
+        self._dataset: Any = open_dataset(task, batch_size=1)
 
     def epoch(self, _number: int) -> Iterator[Rows]:
         """The batches, in this epoch's order."""

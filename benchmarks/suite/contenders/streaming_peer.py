@@ -7,7 +7,12 @@ first it looks for. None is used here, so that declarations of those are enough.
 
 from __future__ import annotations
 
+import fcntl
+from typing import Any
+
 import torch
+
+from benchmarks.suite.task import Task
 
 if not torch.backends.cuda.is_built():
     _VISION = torch.library.Library("torchvision", "DEF")
@@ -16,4 +21,17 @@ if not torch.backends.cuda.is_built():
 
 from streaming import MDSWriter, StreamingDataset  # after the declaration
 
-__all__ = ["MDSWriter", "StreamingDataset"]
+__all__ = ["MDSWriter", "open_dataset"]
+
+
+def open_dataset(task: Task, batch_size: int) -> Any:
+    """One trainer's dataset, over what was converted.
+
+    One trainer after another: jobs that open theirs at the same moment choose the same names for
+    their shared memory, and all but one fail (FileExistsError).
+    """
+    with open(f"{task.converted}.lock", "w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return StreamingDataset(
+            local=task.converted, batch_size=batch_size, shuffle=True, shuffle_seed=task.rank
+        )

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from benchmarks.suite.contenders.streaming_peer import MDSWriter, StreamingDataset
+from benchmarks.suite.contenders.streaming_peer import MDSWriter, open_dataset
 from benchmarks.suite.groups import read_all
 from benchmarks.suite.prepared import Rows
 from benchmarks.suite.task import Task
@@ -27,12 +27,7 @@ class StreamedRows:
     """One trainer's dataset and loader."""
 
     def __init__(self, task: Task) -> None:
-        dataset = StreamingDataset(
-            local=task.converted,
-            batch_size=task.batch_size,
-            shuffle=True,
-            shuffle_seed=task.rank,
-        )
+        dataset = open_dataset(task, task.batch_size)
         self._loader: DataLoader[Any] = DataLoader(
             dataset,
             batch_size=task.batch_size,

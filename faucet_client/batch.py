@@ -61,13 +61,17 @@ class Block:
         if len(columns) > EAGER_LABELS:
             return BlockViews("batch.labels", columns, self, index)
         if self.label_views is None:
-            views = zip(*map(self._views, columns.values()), strict=True)
-            self.label_views = (
-                [Labels(zip(columns, each, strict=True)) for each in views]
-                if columns
-                else [Labels()] * self.batches
-            )
+            self.label_views = self._labels(columns)
         return self.label_views[index]
+
+    def _labels(self, columns: Mapping[str, torch.Tensor]) -> Sequence[Labels]:
+        if not columns:
+            return [Labels()] * self.batches
+        if len(columns) == 1:  # by far the most frequent, and twice as fast as any number
+            ((name, column),) = columns.items()
+            return [Labels({name: view}) for view in self._views(column)]
+        views = zip(*map(self._views, columns.values()), strict=True)
+        return [Labels(zip(columns, each, strict=True)) for each in views]
 
     def split(self, where: str, name: str, column: torch.Tensor) -> Sequence[torch.Tensor]:
         """The rows of each batch of a column, which `where` and `name` say."""

@@ -54,7 +54,8 @@ def measurements(size: Size, say: Callable[[str], None]) -> dict[tuple[str, ...]
     """By the goals that they are of."""
 
     def loader(folder: Path) -> dict[str, Values]:
-        table = make_table(CACHE / "tables", "criteo", size.rows)
+        # A pass that is short beside connecting would say of that alone.
+        table = make_table(CACHE / "tables", "criteo", 4 * size.rows)
         return from_suite.measure_loader(folder, table, min(size.repeats, 3), say)
 
     def memory(folder: Path) -> dict[str, Values]:

@@ -20,6 +20,7 @@ from faucet_client import DatasetSpec, DuckDBSource, IteratorError, ParquetSourc
 from faucet_client.dataset import Dataset
 from faucet_client.spec import SPLITS
 from faucet_client.testing import LocalDaemon
+from tests.processes.daemons import StartDaemon
 
 ROWS = 2_000_000
 
@@ -263,3 +264,22 @@ def test_text_longer_than_was_reserved_for_it_comes_whole(daemon: LocalDaemon, r
     for batch in dataset.batches("train", batch_size=100):
         seen |= dict(zip(batch.features[:, 0].tolist(), batch.passthrough["t"], strict=True))
     assert seen == dict(enumerate(texts))
+
+
+def test_a_segment_of_more_columns_than_a_packet_can_describe(
+    start_daemon: StartDaemon, path: Path
+) -> None:
+    columns = 1_500
+    values = np.arange(1_000, dtype=np.float32)
+    table = {f"column_with_a_long_name_{n}": values + n for n in range(columns)}
+    pq.write_table(pa.table({"x": values, **table}), path)
+    spec = DatasetSpec(
+        ParquetSource(str(path)), features=["x"], passthrough=list(table), preprocessing="none"
+    )
+    (batch,) = start_daemon().client().open(spec).batches(batch_size=1_000)
+    order = batch.features[:, 0]
+    assert sorted(order.tolist()) == values.tolist()
+    for n in (0, 700, columns - 1):
+        column = batch.passthrough[f"column_with_a_long_name_{n}"]
+        assert isinstance(column, torch.Tensor)
+        assert torch.equal(column, order + n)

@@ -213,6 +213,7 @@ class Reader:
         if self._failure is None and not self.ended:
             self._failure = IteratorError(_CLOSED)
         self._feed.stream.close()
+        self._feed.drop_ahead()
         if self._shuffler is not None:
             self._shuffler.close()
         if self._carrier is not None:

@@ -215,6 +215,17 @@ class Feed:
         self.stream = Stream(request.credits)
         threading.Thread(target=self._pull, name="faucet-feed", daemon=True).start()
 
+    def drop_ahead(self) -> None:
+        """Lets go of what nobody will slice any more.
+
+        By the caller's thread, and not by the feed's own: memory is let go of by a finalizer that
+        is called by C++, and were the interpreter to end just then, that would end the process.
+        """
+        with contextlib.suppress(queue.Empty):
+            while not isinstance(found := self.ready.get_nowait(), FaucetError):
+                pass
+            self.ready.put(found)  # another thread may wait for it
+
     def wait_started(self) -> Started:
         """The daemon's word that the reader may read.
 
@@ -242,8 +253,6 @@ class Feed:
             end = error
         except Exception as error:  # noqa: BLE001  # the trainer's thread raises it
             end = InternalError(f"the client's feed failed: {error!r}")
-        if not self.stream.open:  # nobody will slice what is ahead
-            _drain(self.ready)
         self.stream.ended()
         end = _bare(end)
         self._started.put(end)
@@ -358,12 +367,6 @@ class Feed:
             self._mapped = set()
         self._mapped.add(grant.chunk)
         self.ready.put(Run(grant, columns, self._runs))
-
-
-def _drain(ready: queue.SimpleQueue[Run | FaucetError]) -> None:
-    with contextlib.suppress(queue.Empty):
-        while True:
-            ready.get_nowait()
 
 
 def _bare(error: FaucetError) -> FaucetError:

@@ -13,6 +13,7 @@ Invariants:
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import socket
@@ -45,12 +46,25 @@ class _End:
 
 
 def _close(sock: socket.socket, end: _End) -> None:
-    """Nobody has the conduit any more, or the interpreter ends while a thread waits for grants."""
+    """Nobody has the conduit any more."""
     end.wanted = False
     if os.getpid() == end.pid:  # else it is a forked copy, and the parent goes on with its own
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_RDWR)
     sock.close()
+
+
+_open: weakref.WeakSet[Conduit] = weakref.WeakSet()
+
+
+@atexit.register
+def _leave_open() -> None:
+    """The interpreter ends: descriptors go with the process.
+
+    Whoever waits for grants is left waiting: it would wake up in an interpreter that is not there.
+    """
+    for conduit in tuple(_open):
+        conduit.detach()
 
 
 class Conduit:
@@ -66,7 +80,8 @@ class Conduit:
         self._address = address
         self._end = _End()
         self._sock = connected(address)
-        weakref.finalize(self, _close, self._sock, self._end)
+        weakref.finalize(self, _close, self._sock, self._end).atexit = False
+        _open.add(self)
         set_timeout(self._sock, SEND_TIMEOUT_S)
         # Grants may be as long in coming as the source is in giving rows.
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, bytes(16))
@@ -124,6 +139,10 @@ class Conduit:
             self._end.reason = reason
         self._shut(socket.SHUT_RDWR)
 
+    def detach(self) -> None:
+        """Forgets the connection, which stays open."""
+        self._sock.detach()
+
     def _shut(self, how: int) -> None:
         with contextlib.suppress(OSError):  # it is at its end already
             self._sock.shutdown(how)
@@ -144,8 +163,6 @@ class Conduit:
             except ConnectionResetError:
                 continue  # the daemon has ended it without hearing all; what it sent comes next
             except OSError as error:
-                if not self._end.wanted:
-                    return  # the interpreter ends
                 raise daemon_lost(self._address, error) from None
             if not data:
                 return

@@ -181,6 +181,8 @@ def test_a_ticket_attaches_one_conduit_of_its_own_process_once(
         grant, fd = next(iter(conduit))
         assert page_rounded(os.fstat(fd).st_size) == grant.layout.nbytes
         assert attach(daemon, ticket).error.code == AccessDenied.code
+        with pytest.raises(AccessDenied, match="ticket"):  # and the client says so
+            next(iter(Conduit(session.address, ticket)))
         for _, unwanted in (*conduit.rest(), (grant, fd)):
             os.close(unwanted)
     serves(daemon, table)

@@ -5,7 +5,8 @@ Invariants:
 - Each mapping has exactly one root buffer. Every tensor, view, detached or autograd-saved alias
   keeps it alive, whatever the user does with them; when it dies, once and for all, the mapping is
   buried (session.py): unmapped, and its lease released.
-- The finalizer runs in any thread, in the midst of anything, so it only enqueues.
+- The finalizer runs in any thread, in the midst of anything, so it takes no lock and waits for
+  nobody.
 - Memory is mapped copy-on-write: what one process writes no other can see. What only a device
   reads is mapped read-only, and never given to anybody who might write.
 """

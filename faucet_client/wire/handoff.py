@@ -6,7 +6,6 @@ A packet is sent whole or not at all, so senders need no lock.
 
 from __future__ import annotations
 
-import array
 import contextlib
 import os
 import socket
@@ -205,15 +204,10 @@ def received(sock: socket.socket) -> tuple[bytes, list[int]]:
     Raises:
         OSError: the connection broke.
     """
-    item = array.array("i").itemsize
-    data, ancillary, _, _ = sock.recvmsg(
-        MAX_PACKET_NBYTES, socket.CMSG_SPACE(_MAX_DESCRIPTORS * item), socket.MSG_CMSG_CLOEXEC
+    data, fds, _, _ = socket.recv_fds(
+        sock, MAX_PACKET_NBYTES, _MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
     )
-    fds = array.array("i")
-    for level, kind, payload in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            fds.frombytes(payload[: len(payload) // item * item])
-    return data, list(fds)
+    return data, fds
 
 
 def daemon_lost(address: Address, error: OSError) -> DaemonLost:

@@ -7,7 +7,6 @@ cannot keep a real client out.
 
 from __future__ import annotations
 
-import array
 import asyncio
 import contextlib
 import errno
@@ -271,19 +270,12 @@ def _peer(sock: socket.socket) -> tuple[int, int]:
 
 
 def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
-    item = array.array("i").itemsize
-    data, ancillary, flags, _ = sock.recvmsg(
-        MAX_PACKET, socket.CMSG_SPACE(4 * item), socket.MSG_CMSG_CLOEXEC
-    )
-    fds = array.array("i")
-    for level, kind, payload in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            fds.frombytes(payload[: len(payload) // item * item])
+    data, fds, flags, _ = socket.recv_fds(sock, MAX_PACKET, 4, socket.MSG_CMSG_CLOEXEC)
     if flags & socket.MSG_TRUNC:
         for fd in fds:
             os.close(fd)
         raise OSError(errno.EMSGSIZE, f"a packet of more than {MAX_PACKET} bytes")
-    return data, list(fds)
+    return data, fds
 
 
 def _peer_pidfd(sock: socket.socket, pid: int, fds: list[int]) -> int:

@@ -212,8 +212,28 @@ def test_a_reader_whose_conduit_is_never_attached_ends(
         session.channel.start_reader(reader_request(dataset, "idle"))
         assert reader_of(client.status(), "idle") is not None
         eventually_gone(lambda: client.status().readers)
+        # What it was granted, and never told of, is nobody's any more.
+        assert client.status().memory.leased_bytes == 0
         reader = RawReader(session, dataset, "idle")
         reader.grant()
+        reader.end()
+
+
+def test_a_forked_copy_of_a_conduit_ends_alone(
+    daemon: WatchedDaemon, make_table: MakeTable
+) -> None:
+    dataset = daemon.client().open(make_table(rows=20_000).spec())
+    with session_with(daemon) as session:
+        reader = RawReader(session, dataset, "parent")
+        child = os.fork()
+        if child == 0:
+            del reader
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        for _ in range(3):
+            reader.grant()
+        reader.say(conduit_pb2.ReaderMessage(credit=conduit_pb2.Credit(grants=1)))
+        reader.grant()  # which nobody had sent when the child ended
         reader.end()
 
 

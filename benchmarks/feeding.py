@@ -8,6 +8,7 @@ quartiles, and its extremes.
 
 from __future__ import annotations
 
+import gc
 import statistics
 import tempfile
 import time
@@ -53,6 +54,7 @@ def make_step(matmuls: int) -> Step:
 
 def time_local(features: torch.Tensor, labels: torch.Tensor, batch_size: int, step: Step) -> float:
     """Seconds of an epoch over tensors in this process's own memory."""
+    gc.collect()  # or one would pay for what others have left
     began = time.perf_counter()
     batches = zip(features.split(batch_size), labels.split(batch_size), strict=True)
     for batch_features, batch_labels in batches:
@@ -62,6 +64,7 @@ def time_local(features: torch.Tensor, labels: torch.Tensor, batch_size: int, st
 
 def time_fed(epoch: Epoch, step: Step) -> float:
     """Seconds of an epoch that the daemon feeds."""
+    gc.collect()
     began = time.perf_counter()
     for batch in epoch:
         step(batch.features, batch.labels["y"])

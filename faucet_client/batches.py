@@ -23,6 +23,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
 
@@ -35,7 +36,7 @@ from faucet_client.errors import (
 )
 from faucet_client.feed import Feed, Patience, Run
 from faucet_client.mapping import Piece, copy_rows
-from faucet_client.progress import Progress, turned
+from faucet_client.progress import Progress, first_of
 from faucet_client.session import Session
 from faucet_client.shuffling import Mixed, Shuffler
 from faucet_client.state import Ranges, ReaderState
@@ -106,7 +107,13 @@ class Reading:
 
 
 class Reader:
-    """One reader: its feed, its place in the epochs, and its statistics."""
+    """One reader: its feed, its place in the epochs, and its statistics.
+
+    Attributes:
+        reading: What is read, and how.
+        whole_epochs: Those of which the last batch was handed out.
+        ended: Whether all of them are.
+    """
 
     def __init__(
         self, owner: object, session: Session, reading: Reading, patience: Patience
@@ -152,6 +159,7 @@ class Reader:
         self._seconds_waited = 0.0
         self._failure: FaucetError | None = None
         self._forked = False
+        self.whole_epochs: set[int] = set()
         self.ended = False
         _readers.add(self)
 
@@ -271,6 +279,7 @@ class Reader:
                 raise _again(self._failure)
             if self._epoch != epoch:
                 self._refuse_if_given_up(epoch)
+        self.whole_epochs.add(epoch)
 
     def _next_placed(self, batches: Iterator[Batch]) -> Batch | None:
         try:
@@ -297,6 +306,7 @@ class Reader:
                     self._refuse_if_given_up(epoch)
             self._rows += block.stop_row - block.first_row
             del block  # the next one may be long in coming
+        self.whole_epochs.add(epoch)
 
     def _blocks(self, epoch: int) -> Iterator[Block]:
         """The epoch's rows: views of segments, and between them the batches that must be joined."""
@@ -307,7 +317,7 @@ class Reader:
         carried = 0
         while rows_left > 0:
             run = self._next_run(epoch)
-            for start, rows in self._in_turn(run):
+            for start, rows in self._in_turn(run, carried):
                 stop = start + rows
                 rows_left -= rows
                 if carried:
@@ -367,12 +377,20 @@ class Reader:
             if mixed.epoch == epoch:
                 return mixed
 
-    def _in_turn(self, run: Run) -> Ranges:
-        """The run's rows in the order in which they are handed out, less those that were had."""
-        request, ranges = self.reading.request, run.ranges
+    def _in_turn(self, run: Run, carried: int) -> Ranges:
+        """The run's rows in the order in which they are handed out, less those that were had.
+
+        Args:
+            run: What was granted.
+            carried: Rows of runs before, which do not fill a batch.
+        """
+        request, first = self.reading.request, 0
         if request.shuffle != "none":
-            ranges = turned(ranges, request.seed, run.epoch, run.chunk)
-        return self._progress.take(run.chunk, ranges)
+            place = request.seed, run.epoch, run.chunk
+            # A deterministic order is of the rows, whatever the batch size.
+            size = 1 if request.order == "deterministic" else self.reading.batch_size
+            first = first_of(run.rows, place, carried, size)
+        return self._progress.take(run.chunk, run.ranges, first)
 
     def _keep_bytes(self) -> int:
         """What the caller may keep of consumed segments, and the reader still gets on.
@@ -390,7 +408,7 @@ class Reader:
         return Block(rows, (0, rows.rows), rows.rows, place)
 
     def _must_copy(self, block: Block, keep_bytes: int) -> bool:
-        if block.batches == 1 and block.columns.rows == block.size:
+        if block.batches == 1 and block.columns.rows == block.size and not block.columns.mapped:
             return False  # it is a copy already
         return self._feed.ledger.kept_bytes() > keep_bytes
 
@@ -481,27 +499,24 @@ def batches_in(rows: int, batch_size: int, drop_last: bool) -> int:
     return rows // batch_size if drop_last else -(-rows // batch_size)
 
 
-class _Batches:
-    """An iterator over batches that never lets an error, or an interruption, pass for the end."""
+class _End:
+    """Follows the batches of an iterator, and lets no error and no interruption pass for the end.
 
-    def __init__(self, reader: Reader, batches: Iterator[Batch], count: int) -> None:
+    A generator that raised, or was closed, just seems to have ended when it is asked again.
+    """
+
+    def __init__(self, reader: Reader, whole: Callable[[], bool]) -> None:
         self._reader = reader
-        self._next = batches.__next__
-        self._left = count
+        self._whole = whole
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Batch:
-        try:
-            batch = self._next()
-        except StopIteration:
-            self._reader.check()
-            if self._left:
-                raise IteratorError(_CLOSED) from None
-            raise
-        self._left -= 1
-        return batch
+        self._reader.check()
+        if not self._whole():
+            raise IteratorError(_CLOSED)
+        raise StopIteration
 
 
 Restart = Callable[[State], Callable[[], Reader]]
@@ -569,8 +584,7 @@ class BatchIterator(_Iteration):
 
     def _begin(self, reader: Reader) -> None:
         super()._begin(reader)
-        had = reader.state().batch
-        self._batches = _Batches(reader, _flat(reader), reader.batches_in_all - had)
+        self._batches = chain(_flat(reader), _End(reader, lambda: reader.ended))
 
     def __iter__(self) -> Iterator[Batch]:
         self._reader.check()
@@ -611,8 +625,8 @@ class Epoch:
         self.number = number
 
     def __iter__(self) -> Iterator[Batch]:
-        batches = self._reader.epoch(self.number)
-        return _Batches(self._reader, batches, self._reader.batches_to_come(self.number))
+        reader, number = self._reader, self.number
+        return chain(reader.epoch(number), _End(reader, lambda: number in reader.whole_epochs))
 
     def __len__(self) -> int:
         """Batches of the epoch, those included that a state that was loaded has had."""

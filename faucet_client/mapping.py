@@ -97,6 +97,7 @@ class Columns:
         ragged: Lists of ids, [rows] each, of categorical features of lists.
         passthrough: [rows] each; text as a TextColumn, or an object array where it was copied.
         valid: bool [rows] for labels, weights and passthrough columns with nulls among the rows.
+        mapped: Whether they lie in a segment.
         page_locked: Whether they lie in memory that a device can read by itself.
     """
 
@@ -111,6 +112,7 @@ class Columns:
     )
     valid: dict[str, torch.Tensor] = field(default_factory=dict)
     valid_names: tuple[str, ...] = ()
+    mapped: bool = False
     page_locked: bool = False
 
     def tensor(self, name: str) -> torch.Tensor:
@@ -160,7 +162,7 @@ def map_segment(
     buffer = (ctypes.c_char * layout.nbytes).from_address(address)
     finalizer = weakref.finalize(buffer, on_dead, address, layout.nbytes)
     finalizer.atexit = False  # the daemon sees the process end
-    columns = Columns(layout.rows, torch.empty(layout.rows, 0))
+    columns = Columns(layout.rows, torch.empty(layout.rows, 0), mapped=True)
     names: list[str] = []
     for column in layout.columns:
         _add_column(columns, column, layout.rows, buffer)

@@ -4,19 +4,20 @@ Invariants:
 
 - A reader hands out the rows of the grants in the order in which they came, so how many rows it has
   handed out tells which: `state` costs nothing while batches are handed out.
-- The order of a chunk's rows is a function of seed, epoch and chunk (`turned`), and of the rows
-  themselves. So a chunk of which some rows were had is granted again as a whole, and as many rows
-  are left out.
+- A chunk's rows are a circle, handed out from one of them on (`first_of`). So those of a chunk that
+  were had are an arc, which tells where to go on: the chunk is granted again as a whole, and they
+  are left out. Only where rows are mixed is it but their number that tells (shuffling.py).
 """
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from hashlib import blake2b
 from typing import NamedTuple
 
+from faucet_client.errors import StateError
 from faucet_client.shuffling import Move
 from faucet_client.state import Partly, Ranges, ReaderState
 
@@ -74,12 +75,25 @@ class Progress:
         partly = self._begun.partly.get(chunk)
         return 0 if partly is None else partly.rows
 
-    def take(self, chunk: int, ranges: Ranges) -> Ranges:
-        """Notes a grant, whose rows are handed out in the order of `ranges`; those that are left.
+    def take(self, chunk: int, ranges: Ranges, first: int = 0) -> Ranges:
+        """Notes a grant, and says in which order its rows are handed out.
 
         May be called before the rows of grants before it were handed out.
+
+        Args:
+            chunk: The chunk's number.
+            ranges: Its rows, as they were granted.
+            first: Which of them comes first; they are a circle. Without effect where some of them
+                were had: it goes on after those.
+
+        Raises:
+            StateError: those that were had are not of this grant.
         """
-        left_out = self.left_out(chunk)
+        partly = self._begun.partly.get(chunk)
+        if partly is not None and partly.ranges is not None:
+            first = _begin_of(ranges, chunk, partly.ranges)
+        before, after = _split(ranges, first)
+        ranges, left_out = after + before, self.left_out(chunk)
         self._taken.append(_Taken(chunk, ranges, left_out))
         return _split(ranges, left_out)[1]
 
@@ -151,11 +165,46 @@ class Progress:
         )
 
 
-def turned(ranges: Ranges, seed: int, epoch: int, chunk: int) -> Ranges:
-    """The rows from one on that varies with seed and epoch, then those before it."""
-    of_chunk = random.Random(f"{seed}/{epoch}/{chunk}")  # noqa: S311  # a shuffle, no secret
-    before, after = _split(ranges, of_chunk.randrange(sum(rows for _, rows in ranges)))
-    return after + before
+def first_of(rows: int, place: tuple[int, int, int], carried: int, batch_size: int) -> int:
+    """Which of a chunk's rows comes first, where they are shuffled: another one each epoch.
+
+    Args:
+        rows: How many there are; they are a circle.
+        place: Seed, epoch and chunk, which it is drawn from.
+        carried: Rows of chunks before, which do not fill a batch.
+        batch_size: Rows a batch.
+
+    Returns:
+        The row that was drawn, or one less than a batch before it: then a batch ends where the
+        circle is closed, and need not be joined from both ends.
+    """
+    # A digest is drawn from quicker than a generator is set up.
+    digest = blake2b("/".join(map(str, place)).encode(), digest_size=16).digest()
+    drawn = int.from_bytes(digest) % rows
+    return max(drawn - (drawn - rows - carried) % batch_size, 0)
+
+
+def _begin_of(ranges: Ranges, chunk: int, had: Ranges) -> int:
+    """Which row of the circle is the first of those that were had, an arc of it."""
+    found: list[tuple[int, int]] = []
+    before = 0
+    for first, rows in ranges:
+        for had_first, had_rows in had:
+            begin, end = max(first, had_first), min(first + rows, had_first + had_rows)
+            if begin < end:
+                found.append((before + begin - first, end - begin))
+        before += rows
+    match _ascending(tuple(found)):
+        case ((begin, _),):
+            return begin
+        case ((0, _), (begin, rows)) if begin + rows == before:
+            return begin
+        case arcs:
+            raise StateError(
+                f"of chunk {chunk} the state has had rows {had}, which this reader would not have "
+                f"got in a row (they are its rows {arcs} of {before:,}): it is damaged, or of "
+                "another dataset"
+            )
 
 
 def _split(ranges: Ranges, rows: int) -> tuple[Ranges, Ranges]:

@@ -3,8 +3,8 @@
 A run's processes are told by a variable in their environment, which they inherit: so those that a
 peer starts as daemons of their own are found too.
 
-- **Processor time** is exact to the nanosecond for the living (Linux's clock of a process) and to a
-  tick, 10 ms, for children that have ended, whose time is their parent's.
+- **Processor time** is exact to the nanosecond for the living (Linux's clock of a process) and to
+  two ticks of 10 ms for children that have ended, whose time is their parent's.
 - **Memory** is what would be free if the run ended: each process's private pages and its share of
   mapped files, and each shared segment once, whether anybody maps it or only holds its descriptor.
 - **Bytes read** are those of read calls, ended children's included; mapped files are not in it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from faucet_protos.v1 import conduit_pb2, faucet_pb2, spec_pb2
@@ -140,29 +141,35 @@ def started_from(message: faucet_pb2.ReaderStarted) -> Started:
 
 def grant_from(message: conduit_pb2.Grant) -> Grant:
     """A grant."""
-    layout = message.layout
     return Grant(
         lease=message.lease,
         epoch=message.epoch,
         chunk=message.chunk,
         ranges=tuple((each.first_row, each.rows) for each in message.ranges),
         note=message.note,
-        layout=SegmentLayout(
-            rows=layout.rows,
-            nbytes=layout.nbytes,
-            columns=tuple(
-                ColumnLayout(
-                    role=Role(column.role),
-                    name=column.name,
-                    dtype=column.dtype,
-                    width=column.width,
-                    offset=column.offset,
-                    text_offset=column.text_offset,
-                    text_nbytes=column.text_nbytes,
-                    valid_offset=(column.valid_offset if column.HasField("valid_offset") else None),
-                )
-                for column in layout.columns
-            ),
+        layout=_layout_from(message.layout.SerializeToString()),
+    )
+
+
+@lru_cache(maxsize=64)
+def _layout_from(data: bytes) -> SegmentLayout:
+    """Where a segment's columns lie; most chunks of a dataset have the same."""
+    layout = conduit_pb2.SegmentLayout.FromString(data)
+    return SegmentLayout(
+        rows=layout.rows,
+        nbytes=layout.nbytes,
+        columns=tuple(
+            ColumnLayout(
+                role=Role(column.role),
+                name=column.name,
+                dtype=column.dtype,
+                width=column.width,
+                offset=column.offset,
+                text_offset=column.text_offset,
+                text_nbytes=column.text_nbytes,
+                valid_offset=column.valid_offset if column.HasField("valid_offset") else None,
+            )
+            for column in layout.columns
         ),
     )
 

@@ -116,14 +116,15 @@ def test_refused_readers_leave_no_thread_behind(
     first.close()
 
 
-@pytest.mark.parametrize("batch_size", [300, 512, 2_000])
+@pytest.mark.parametrize("shuffle", ["batches", "none"])
+@pytest.mark.parametrize("batch_size", [300, 512, 2_000])  # the last is a chunk
 def test_one_who_keeps_every_batch_gets_on_with_the_least_promise(
-    batch_size: int, start_daemon: StartDaemon, make_table: MakeTable
+    batch_size: int, shuffle: str, start_daemon: StartDaemon, make_table: MakeTable
 ) -> None:
     table = make_table(rows=60_000, features=8)
     daemon = start_daemon("512KiB")  # four segments and a bit, of thirty
     dataset = daemon.client().open(table.spec())
-    iterator = dataset.batches(batch_size=batch_size)
+    iterator = dataset.batches(batch_size=batch_size, shuffle=shuffle)
     kept = list(iterator)
     assert_exact(np.concatenate([ids_of(batch) for batch in kept]), table.rows)
     assert iterator.stats().batches_copied + iterator.stats().batches_joined > len(kept) // 2

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from faucet_client.bits import bits_of, numbers_of
 from faucet_client.errors import StateError
-from faucet_client.progress import Progress, turned
+from faucet_client.progress import Progress, first_of
 from faucet_client.state import Partly, Ranges, ReaderState, resumed
 
 FRESH = ReaderState(
@@ -46,13 +46,28 @@ ranges = st.lists(st.tuples(st.integers(0, 5), st.integers(1, 9)), min_size=1, m
 )
 
 
-@given(ranges=ranges, seed=st.integers(0, 9), chunk=st.integers(0, 3))
-def test_a_chunk_is_turned_and_loses_no_row(ranges: Ranges, seed: int, chunk: int) -> None:
-    found = turned(ranges, seed, 0, chunk)
-    rows = rows_of(found)
-    assert sorted(rows) == rows_of(ranges)
-    start = rows_of(ranges).index(rows[0])
-    assert rows == rows_of(ranges)[start:] + rows_of(ranges)[:start]
+@given(ranges=ranges, data=st.data())
+def test_a_chunk_is_a_circle_and_loses_no_row(ranges: Ranges, data: st.DataObject) -> None:
+    first = data.draw(st.integers(0, len(rows_of(ranges)) - 1))
+    rows = rows_of(Progress(FRESH, 100, 100).take(0, ranges, first))
+    assert rows == rows_of(ranges)[first:] + rows_of(ranges)[:first]
+
+
+@given(
+    rows=st.integers(1, 200),
+    seed=st.integers(0, 9),
+    carried=st.integers(0, 29),
+    size=st.integers(1, 30),
+)
+def test_a_batch_ends_where_the_circle_is_closed(
+    rows: int, seed: int, carried: int, size: int
+) -> None:
+    carried %= size
+    drawn = first_of(rows, (seed, 0, 0), carried, 1)
+    first = first_of(rows, (seed, 0, 0), carried, size)
+    assert 0 <= first <= drawn < rows
+    assert first > drawn - size
+    assert first == 0 or (carried + rows - first) % size == 0
 
 
 @given(data=st.data(), chunks=st.lists(ranges, min_size=1, max_size=6))
@@ -63,6 +78,7 @@ def test_what_a_state_has_not_had_is_what_comes_after_it(
     state = FRESH
     handed: list[tuple[int, int]] = []
     order = list(range(len(chunks)))
+    first = [st.integers(0, len(rows_of(each)) - 1) for each in chunks]
     for _ in range(data.draw(st.integers(1, 4))):
         progress = Progress(state, total, total)
         progress.begin(0)
@@ -72,7 +88,7 @@ def test_what_a_state_has_not_had_is_what_comes_after_it(
             (chunk, row)
             for chunk in data.draw(st.permutations(order))
             if chunk not in state.had
-            for row in rows_of(progress.take(chunk, turned(chunks[chunk], 3, 0, chunk)))
+            for row in rows_of(progress.take(chunk, chunks[chunk], data.draw(first[chunk])))
         ]
         count = data.draw(st.integers(0, len(coming)))
         handed += coming[:count]
@@ -86,11 +102,41 @@ def test_what_a_state_has_not_had_is_what_comes_after_it(
     assert state.rows == len(handed)
 
 
+@given(chunks=st.lists(ranges, min_size=1, max_size=3), data=st.data())
+def test_a_chunk_goes_on_where_it_was_left_whatever_is_drawn_then(
+    chunks: list[Ranges], data: st.DataObject
+) -> None:
+    first = [data.draw(st.integers(0, len(rows_of(each)) - 1)) for each in chunks]
+    progress = Progress(FRESH, 100, 100)
+    whole = [
+        (chunk, row)
+        for chunk, each in enumerate(chunks)
+        for row in rows_of(progress.take(chunk, each, first[chunk]))
+    ]
+    had = data.draw(st.integers(0, len(whole)))
+    again = Progress(progress.state(1, had), 100, 100)
+    rest = [
+        (chunk, row)
+        for chunk, each in enumerate(chunks)
+        if chunk not in again.beginning_of(0).had
+        for row in rows_of(
+            again.take(chunk, each, 0 if chunk in again.beginning_of(0).partly else first[chunk])
+        )
+    ]
+    assert whole[had:] == rest
+
+
+def test_a_state_of_rows_that_are_no_arc_is_refused() -> None:
+    damaged = replace(FRESH, partly={0: Partly(4, ((2, 2), (6, 2)))})
+    with pytest.raises(StateError, match="chunk 0"):
+        Progress(damaged, 100, 100).take(0, ((0, 10),))
+
+
 def test_a_state_of_ten_thousand_chunks_is_small() -> None:
     progress = Progress(FRESH, 10**7, 10**7)
     progress.begin(0)
     for chunk in range(0, 10_000, 2):
-        progress.take(chunk, turned(((0, 1_000),), 3, 0, chunk))
+        progress.take(chunk, ((0, 1_000),), chunk % 999)
     state = progress.state(5, 4_321_500)
     assert len(json.dumps(state.to_dict())) < 4_096
     assert len(state.had) == 4_321

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -27,14 +28,15 @@ def main(context: click.Context) -> None:
 
 
 @main.command()
-def full() -> None:
-    """All of it, in all settings: hours."""
-    measure_all("full")
+@suites.with_limits
+def full(**limits: Any) -> None:
+    """All of it, in all settings: hours, if it is not limited."""
+    measure_all("full", **limits)
 
 
-def measure_all(mode: str) -> None:
+def measure_all(mode: str, **limits: Any) -> None:
     """The suite and the goals; everything is written to `.cache/benchmarks`."""
-    results = suites.measure(suites.PLANS[mode], (), suites.RESULTS)
+    results = suites.measure(suites.limited(suites.PLANS[mode], **limits), (), suites.RESULTS)
     results.goals = targets.measure_goals(mode, results.runs, click.echo)
     results.save(suites.RESULTS / "results.json")
     suites.write_all(results, suites.RESULTS)

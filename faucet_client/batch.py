@@ -134,6 +134,39 @@ class BlockViews(Mapping[str, torch.Tensor]):
         return f"{{{', '.join(self)}}}"
 
 
+class PassthroughViews(Mapping[str, torch.Tensor | NDArray[np.object_]]):
+    """Passthrough columns of one batch, by name; text is decoded once."""
+
+    __slots__ = ("_block", "_index", "_texts")
+
+    def __init__(self, block: Block, index: int) -> None:
+        self._block = block
+        self._index = index
+        self._texts: dict[str, NDArray[np.object_]] | None = None
+
+    def __getitem__(self, name: str) -> torch.Tensor | NDArray[np.object_]:
+        block, columns = self._block, self._block.columns
+        column = columns.passthrough.get(name)
+        if isinstance(column, torch.Tensor):
+            return block.split("batch.passthrough", name, column)[self._index]
+        if column is None:
+            raise NoSuchName("batch.passthrough", name, tuple(self))
+        if self._texts is None:
+            self._texts = {}
+        if name not in self._texts:
+            self._texts[name] = columns.text(name, *block.rows(self._index))
+        return self._texts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._block.columns.passthrough)
+
+    def __len__(self) -> int:
+        return len(self._block.columns.passthrough)
+
+    def __repr__(self) -> str:
+        return f"{{{', '.join(self)}}}"
+
+
 class Batch:
     """A mini-batch. Its tensors are made when they are first asked for.
 
@@ -220,16 +253,7 @@ class Batch:
     @property
     def passthrough(self) -> Mapping[str, torch.Tensor | NDArray[np.object_]]:
         """[n] each, by name: tensors; text as an object array of str, decoded when asked for."""
-        block, index = self._block, self._index
-        columns = block.columns
-
-        def make(name: str) -> torch.Tensor | NDArray[np.object_]:
-            column = columns.passthrough[name]
-            if isinstance(column, torch.Tensor):
-                return block.split("batch.passthrough", name, column)[index]
-            return columns.text(name, *block.rows(index))
-
-        return ColumnViews("batch.passthrough", tuple(columns.passthrough), make)
+        return PassthroughViews(self._block, self._index)
 
     @property
     def valid(self) -> Mapping[str, torch.Tensor]:

@@ -317,7 +317,7 @@ class Reader:
         carried = 0
         while rows_left > 0:
             run = self._next_run(epoch)
-            for start, rows in self._in_turn(run, carried):
+            for start, rows in self._in_turn(run):
                 stop = start + rows
                 rows_left -= rows
                 if carried:
@@ -377,19 +377,11 @@ class Reader:
             if mixed.epoch == epoch:
                 return mixed
 
-    def _in_turn(self, run: Run, carried: int) -> Ranges:
-        """The run's rows in the order in which they are handed out, less those that were had.
-
-        Args:
-            run: What was granted.
-            carried: Rows of runs before, which do not fill a batch.
-        """
+    def _in_turn(self, run: Run) -> Ranges:
+        """The run's rows in the order in which they are handed out, less those that were had."""
         request, first = self.reading.request, 0
         if request.shuffle != "none":
-            place = request.seed, run.epoch, run.chunk
-            # A deterministic order is of the rows, whatever the batch size.
-            size = 1 if request.order == "deterministic" else self.reading.batch_size
-            first = first_of(run.rows, place, carried, size)
+            first = first_of(run.rows, (request.seed, run.epoch, run.chunk))
         return self._progress.take(run.chunk, run.ranges, first)
 
     def _keep_bytes(self) -> int:

@@ -165,23 +165,18 @@ class Progress:
         )
 
 
-def first_of(rows: int, place: tuple[int, int, int], carried: int, batch_size: int) -> int:
+def first_of(rows: int, place: tuple[int, int, int]) -> int:
     """Which of a chunk's rows comes first, where they are shuffled: another one each epoch.
+
+    It is any row, not one where a batch begins: else a batch would have the same rows each epoch.
 
     Args:
         rows: How many there are; they are a circle.
         place: Seed, epoch and chunk, which it is drawn from.
-        carried: Rows of chunks before, which do not fill a batch.
-        batch_size: Rows a batch.
-
-    Returns:
-        The row that was drawn, or one less than a batch before it: then a batch ends where the
-        circle is closed, and need not be joined from both ends.
     """
     # A digest is drawn from quicker than a generator is set up.
     digest = blake2b("/".join(map(str, place)).encode(), digest_size=16).digest()
-    drawn = int.from_bytes(digest) % rows
-    return max(drawn - (drawn - rows - carried) % batch_size, 0)
+    return int.from_bytes(digest) % rows
 
 
 def _begin_of(ranges: Ranges, chunk: int, had: Ranges) -> int:

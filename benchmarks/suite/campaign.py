@@ -34,7 +34,8 @@ class Plan:
         mode: Its name, for the report.
         tables: Kinds of tables and their rows.
         settings: Batch sizes and numbers of trainers, in order of importance.
-        rounds: How many at most.
+        rounds: How many at most of the first setting.
+        other_rounds: Of the other settings.
         minutes: No run begins after so many; what was not reached is told.
         warm_epochs: Epochs after the first that are timed.
         timeout_s: A run whose phase takes longer has failed.
@@ -44,12 +45,13 @@ class Plan:
     tables: tuple[tuple[str, int], ...]
     settings: tuple[tuple[int, int], ...]
     rounds: int
+    other_rounds: int
     minutes: float
     warm_epochs: int = 2
     timeout_s: float = 600.0
 
 
-QUICK = Plan("quick", (("numbers", 393_216),), ((1_024, 4), (1_024, 1)), 3, 3.0, timeout_s=60.0)
+QUICK = Plan("quick", (("numbers", 393_216),), ((1_024, 4), (1_024, 1)), 3, 3, 3.0, timeout_s=60.0)
 
 FULL = Plan(
     "full",
@@ -65,6 +67,7 @@ FULL = Plan(
         (128, 1),
         (8_192, 1),
     ),
+    3,
     3,
     360.0,
 )
@@ -158,8 +161,11 @@ class Campaign:
 
     def _order(self, tables: dict[str, Table]) -> Iterator[tuple[int, Contender, Setting]]:
         """Rounds of settings of contenders; who begins changes by round."""
-        for number in range(self._plan.rounds):
-            for batch_size, trainers in self._plan.settings:
+        plan = self._plan
+        for number in range(max(plan.rounds, plan.other_rounds)):
+            for place, (batch_size, trainers) in enumerate(plan.settings):
+                if number >= (plan.other_rounds if place else plan.rounds):
+                    continue
                 for kind in tables:
                     turn = number % len(self._contenders)
                     for contender in self._contenders[turn:] + self._contenders[:turn]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -40,36 +41,49 @@ def measure(plan: Plan, names: Sequence[str], folder: Path) -> Results:
     return results
 
 
+LIMITS = (
+    click.option("--minutes", type=float, help="No run begins after so many."),
+    click.option("--rounds", type=int, help="Rounds at most, of the first setting."),
+    click.option("--other-rounds", type=int, help="Of the other settings; by default as many."),
+    click.option("--rows", type=int, help="Rows of each table."),
+    click.option("--timeout", "timeout_s", type=float, help="Seconds of a phase of a run."),
+)
+"""Options that make less of a plan."""
+
+
+def limited(plan: Plan, rounds: int | None = None, rows: int | None = None, **other: Any) -> Plan:
+    """A plan with what `LIMITS` were given, where they were."""
+    if rounds is not None:
+        other = {"rounds": rounds} | other
+        if other.get("other_rounds") is None:
+            other["other_rounds"] = rounds
+    if rows is not None:
+        other["tables"] = tuple((kind, rows) for kind, _ in plan.tables)
+    return dataclasses.replace(
+        plan, **{name: value for name, value in other.items() if value is not None}
+    )
+
+
+def with_limits(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with the options `LIMITS`."""
+    for option in reversed(LIMITS):
+        command = option(command)
+    return command
+
+
 @click.command()
 @click.option("--mode", type=click.Choice(list(PLANS)), default="quick", show_default=True)
 @click.option("--only", "names", multiple=True, help="A contender; several times for several.")
-@click.option("--minutes", type=float, help="No run begins after so many.")
-@click.option("--rounds", type=int, help="Rounds at most.")
-@click.option("--rows", type=int, help="Rows of each table.")
+@with_limits
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     default=RESULTS,
     help="Where results go.",
 )
-def suite(
-    mode: str,
-    names: tuple[str, ...],
-    minutes: float | None,
-    rounds: int | None,
-    rows: int | None,
-    out: Path,
-) -> None:
+def suite(mode: str, names: tuple[str, ...], out: Path, **limits: Any) -> None:
     """Faucet ML beside its peers, on the same table with the same step."""
-    plan = PLANS[mode]
-    if minutes is not None:
-        plan = dataclasses.replace(plan, minutes=minutes)
-    if rounds is not None:
-        plan = dataclasses.replace(plan, rounds=rounds)
-    if rows is not None:
-        tables = tuple((kind, rows) for kind, _ in plan.tables)
-        plan = dataclasses.replace(plan, tables=tables)
-    measure(plan, names, out.resolve())
+    measure(limited(PLANS[mode], **limits), names, out.resolve())
 
 
 @click.command()

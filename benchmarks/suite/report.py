@@ -51,7 +51,8 @@ def _machine(facts: dict[str, Any]) -> list[str]:
         f"{machine['processor']}, {machine['processors']} processors, "
         f"{machine['memory_bytes'] / 2**30:.0f} GiB; Linux {machine['kernel']}, Python "
         f"{machine['python']}; {machine['when']}, load {machine['load_before']:.1f} before. "
-        f"Mode: {plan['mode']}, {plan['rounds']} rounds at most."
+        f"Mode: {plan['mode']}; {plan['rounds']} rounds of the first setting, "
+        f"{plan['other_rounds']} of the others, none begun after {plan['minutes']:g} minutes."
     )
     words = (
         "Each figure is the median over rounds [lowest, highest]; a round has one run of every "

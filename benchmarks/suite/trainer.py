@@ -1,8 +1,9 @@
 """The loop that all trainers run, whoever feeds them.
 
-A step sums features and labels, and copies the keys into memory of the trainer's own. From the
-keys, rows that are missing or came twice are counted after the clock has stopped. The clock is the
-machine's monotonic one, so that what several trainers say can be set side by side.
+A step sums features and labels, and copies the keys into memory of the trainer's own; where there
+is none, batches are taken, and that is all. From the keys, rows that are missing or came twice are
+counted after the clock has stopped. The clock is the machine's monotonic one, so that what several
+trainers say can be set side by side.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class EpochFacts:
         start_ns, end_ns: By CLOCK_MONOTONIC.
         rows: Rows that came.
         batches: Batches that came.
-        missing: Rows of the table that did not come.
+        missing: Rows of the table that did not come; without a step, as far as their number tells.
         repeated: Rows that came although they, or all of the table, had come already.
         feature_sum: The sum of all features.
     """
@@ -86,7 +87,8 @@ class Trainer:
             if stop > len(keep):
                 surplus += len(keys)
                 continue
-            keep[at:stop] = keys
+            if step:
+                keep[at:stop] = keys
             at, count = stop, count + 1
             if 0 <= half <= at and channel is not None:
                 half = -1
@@ -96,8 +98,11 @@ class Trainer:
         if half >= 0 and channel is not None:  # so many rows were missing
             channel.tell("paused")
             channel.hear()
-        times = np.bincount(keep[:at].numpy(), minlength=self._task.rows)
-        missing = int((times[: self._task.rows] == 0).sum())
+        if step:
+            times = np.bincount(keep[:at].numpy(), minlength=self._task.rows)
+            missing = int((times[: self._task.rows] == 0).sum())
+        else:
+            missing = max(self._task.rows - at, 0)
         repeated = at + surplus - (self._task.rows - missing)
         return EpochFacts(start_ns, end, at + surplus, count, missing, repeated, float(total))
 

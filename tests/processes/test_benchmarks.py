@@ -18,8 +18,8 @@ import pytest
 from benchmarks.goals.table import GOALS, Bound
 from benchmarks.goals.verdicts import failed, judge
 from benchmarks.suite import processes
-from benchmarks.suite.campaign import Campaign, Plan, Results
-from benchmarks.suite.command import write_all
+from benchmarks.suite.campaign import FULL, Campaign, Plan, Results
+from benchmarks.suite.command import limited, write_all
 from benchmarks.suite.publish import BEGIN, END, publish
 from benchmarks.suite.registry import CONTENDERS, Contender, contender
 from benchmarks.suite.run import Child, RunFailed
@@ -49,6 +49,7 @@ def measure(tmp_path: Path) -> Measure:
             "tables": (("numbers", ROWS),),
             "settings": ((1_024, 2),),
             "rounds": 1,
+            "other_rounds": 1,
             "minutes": 10.0,
             "warm_epochs": 1,
         } | changed
@@ -146,6 +147,27 @@ def test_what_time_did_not_allow_is_told(measure: Measure) -> None:
     assert results.runs == []
     assert {each["reason"] for each in results.skipped} == {"the time was over"}
     assert [each["contender"] for each in results.skipped] == ["local", "faucet"]
+
+
+def test_other_settings_may_have_fewer_rounds(measure: Measure) -> None:
+    limit = contender("local")
+    results = measure(limit, settings=((1_024, 1), (512, 1)), rounds=2)
+
+    assert [(run["batch_size"], run["round"]) for run in results.runs] == [
+        (1_024, 0),
+        (512, 0),
+        (1_024, 1),
+    ]
+    assert not results.skipped
+
+
+def test_a_plan_can_be_made_less() -> None:
+    less = limited(FULL, rounds=2, rows=1_000, minutes=5.0, timeout_s=None, other_rounds=None)
+    assert (less.rounds, less.other_rounds, less.minutes) == (2, 2, 5.0)
+    assert less.tables == (("criteo", 1_000), ("numbers", 1_000))
+    assert (less.settings, less.timeout_s) == (FULL.settings, FULL.timeout_s)
+    assert limited(FULL, other_rounds=1).rounds == FULL.rounds
+    assert limited(FULL) == FULL
 
 
 def test_a_table_is_the_same_each_time(tmp_path: Path) -> None:

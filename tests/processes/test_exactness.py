@@ -192,6 +192,17 @@ def test_batches_have_the_asked_size_but_for_the_last(dataset: Dataset) -> None:
         assert kept == [batch_size] * (dataset.info.rows["eval"] // batch_size)
 
 
+def test_a_batch_has_other_rows_in_each_epoch_though_batches_divide_chunks(
+    dataset: Dataset,
+) -> None:
+    first, second = (
+        {frozenset(ids_of(batch).tolist()) for batch in epoch}
+        for epoch in dataset.epochs("train", count=2, batch_size=100)
+    )
+    assert len(first) == len(second)
+    assert len(first & second) < len(first) / 10
+
+
 def test_the_shuffle_varies_by_seed_and_epoch_and_none_is_stable(dataset: Dataset) -> None:
     def order(**options: object) -> list[list[int]]:
         epochs = dataset.epochs("train", count=2, batch_size=100, **options)  # type: ignore[arg-type]  # a test's brevity

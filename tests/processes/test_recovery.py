@@ -30,7 +30,7 @@ def test_a_client_goes_on_after_its_daemon_was_restarted(
     start_daemon: StartDaemon, make_table: MakeTable
 ) -> None:
     daemon = start_daemon()
-    table = make_table(rows=4_000)
+    table = make_table(rows=40_000)  # more chunks than are mapped ahead
     dataset = daemon.client(patience_s=0).open(table.spec())
     batches = dataset.batches(batch_size=100)
     next(batches)

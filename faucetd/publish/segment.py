@@ -2,7 +2,8 @@
 
 A writer is made for a known number of rows. Columns of fixed width are written in place, through
 numpy views; those of variable width, and validity bytes, come with `finish`, which adds Arrow's
-headers and footer, cuts the file to its size, and seals it.
+headers and footer, cuts the file to its size, and seals it. Where whole huge pages would take
+little more memory, that is the file's size, and the footer stands at its end.
 
 Invariants:
 
@@ -31,7 +32,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from faucet_client import _memory
-from faucet_client._memory import page_rounded
+from faucet_client._memory import HUGE_PAGE_NBYTES, page_rounded
 from faucet_client.layout import Role, SegmentLayout
 from faucetd.publish.arrow_file import (
     ALIGNMENT,
@@ -48,6 +49,12 @@ from faucetd.publish.pages import WritablePages
 
 _MATRIX_ALIGNMENT = 64
 """A cache line, on which the first column begins; it is meant to be the matrix."""
+
+_LARGEST_WASTE = 16
+"""For the sake of whole huge pages a segment may be longer by one part in so many."""
+
+_MAGIC = b"ARROW1"
+"""With which an Arrow file ends."""
 
 _EMPTY_NBYTES = 16
 """One row of a column of text or lists: two int64 offsets and nothing in it."""
@@ -224,9 +231,26 @@ class SegmentWriter:
                 _write_all(self._pages.fd, data, position)
             elif data.address != first + position:
                 raise AssertionError(f"Arrow wants at {position} what is at {data.address - first}")
-        os.ftruncate(self._pages.fd, file.nbytes)
+        end = file.nbytes
+        if self._plan.nbytes % HUGE_PAGE_NBYTES == 0 and end < self._plan.nbytes:
+            end = self._plan.nbytes
+            self._repeat_footer(file.nbytes, end)
+        os.ftruncate(self._pages.fd, end)
         layout = read_layout(self._pages.fd)
         return SealedSegment(self._pages.seal(), layout)
+
+    def _repeat_footer(self, nbytes: int, end: int) -> None:
+        """Lets a file of `nbytes` end at `end`: readers find all by the footer, which ends it.
+
+        Were the file cut where it ends, the kernel would split the huge page there.
+        """
+        tail_nbytes = 4 + len(_MAGIC)  # the footer's size, and the magic word
+        fd = self._pages.fd
+        size = int.from_bytes(os.pread(fd, 4, nbytes - tail_nbytes), "little")
+        footer = os.pread(fd, size, nbytes - tail_nbytes - size)
+        footer += bytes((end - tail_nbytes - size) % ALIGNMENT)
+        tail = footer + len(footer).to_bytes(4, "little") + _MAGIC
+        _write_all(fd, pa.py_buffer(tail), end - len(tail))
 
     def _check(
         self,
@@ -271,7 +295,7 @@ class _Plan:
         for column in fixed:
             offsets[column.key] = position
             position = _rounded(position + rows * column.row_nbytes, ALIGNMENT)
-        return cls(values_offset, offsets, page_rounded(position + footer_nbytes))
+        return cls(values_offset, offsets, _in_pages(position + footer_nbytes))
 
 
 def _frame_nbytes(fixed: Sequence[FixedColumn], variable: Sequence[ColumnKey]) -> tuple[int, int]:
@@ -309,6 +333,16 @@ def _without_nulls(array: pa.Array[Any]) -> pa.Array[Any]:
     if array.null_count:
         raise ValueError("a list of ids is null")
     return array
+
+
+def _in_pages(nbytes: int) -> int:
+    """`nbytes` in whole pages, which are huge ones where that takes little more.
+
+    What lies behind the last whole huge page is mapped by small ones, one by one, each time that a
+    trainer gets the segment: of 64 MiB, as much as all the rest.
+    """
+    huge = _rounded(nbytes, HUGE_PAGE_NBYTES)
+    return huge if huge - nbytes <= nbytes // _LARGEST_WASTE else page_rounded(nbytes)
 
 
 def _rounded(nbytes: int, alignment: int) -> int:

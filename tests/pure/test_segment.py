@@ -371,6 +371,32 @@ def test_large_segments_lie_in_huge_pages_where_the_kernel_gives_them() -> None:
     os.close(segment.fd)
 
 
+@pytest.mark.parametrize("more", [0, 1, 40_000, 150_000, 174_600])
+def test_large_segments_end_with_a_whole_huge_page_where_that_wastes_little(more: int) -> None:
+    """One whose values fill sixteen huge pages and a bit, up to a seventeenth."""
+    rows = 16 * _memory.HUGE_PAGE_NBYTES // 12 + more
+    with SegmentWriter([FEATURES], [], rows) as writer:
+        assert writer.fixed_nbytes == 17 * _memory.HUGE_PAGE_NBYTES
+        writer.array(*FEATURES.key)[:] = np.arange(rows, dtype=np.float32)[:, None]
+        segment = writer.finish({}, {}, never)
+    assert os.fstat(segment.fd).st_size == segment.layout.nbytes == 17 * _memory.HUGE_PAGE_NBYTES
+    (features,) = segment.layout.columns
+    with pa.memory_map(f"/proc/self/fd/{segment.fd}") as file:
+        values: Any = pa.ipc.open_file(file).read_all().column("features").combine_chunks()
+        assert values.flatten().to_numpy()[2::3].tolist() == list(range(rows))
+        del values
+    assert features.offset % 64 == 0
+    os.close(segment.fd)
+
+
+def test_small_segments_take_small_pages_at_their_end() -> None:
+    rows = (3 * _memory.HUGE_PAGE_NBYTES + _memory.HUGE_PAGE_NBYTES // 2) // 12
+    with SegmentWriter([FEATURES], [], rows) as writer:
+        segment = writer.finish({}, {}, never)
+    assert 0 < segment.layout.nbytes - 12 * rows < 3 * 4_096
+    os.close(segment.fd)
+
+
 TAGS: ColumnKey = (Role.RAGGED, "tags")
 
 

@@ -338,16 +338,17 @@ class Feed:
         )
 
     def _map(self, session: Session, grant: Grant, fd: int) -> None:
-        mapped = False
+        adopted = mapped = False
         try:
             memory = os.fstat(fd)
             if not is_sealed(fd) or page_rounded(memory.st_size) != grant.layout.nbytes:
                 raise InternalError(f"the daemon sent another memory than that of grant {grant}")
+            session.adopt(grant.lease, Mapped(memory.st_ino, grant.layout.nbytes))
+            adopted = True
             self._runs += 1
             note = partial(self.ledger.dead.append, self._runs)
             bury = partial(session.bury, grant.lease, note, locks=self._locks)
             columns = map_segment(fd, grant.layout, bury, self._locks)
-            session.adopt(grant.lease, Mapped(memory.st_ino, grant.layout.nbytes))
             mapped = True
         except OSError as error:
             raise DaemonError(
@@ -358,6 +359,8 @@ class Feed:
             os.close(fd)
             if not mapped:
                 session.release(grant.lease)
+                if adopted:
+                    session.disown(grant.lease)
         if grant.note:
             warn_once(self._request.dataset_key, grant.note)
         self.bytes_mapped += grant.layout.nbytes

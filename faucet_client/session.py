@@ -79,6 +79,8 @@ class Session:
         keep_in_children(self)
         self._conduits: weakref.WeakSet[Conduit] = weakref.WeakSet()
         self._closed = False
+        self._over = False
+        self._ending = threading.Lock()  # or a mapping could be made that nobody would bury
         # What the session's thread is to do: leases to end, orphaned memory to tell the end of;
         # None: to look whether the session is over.
         self._to_do: queue.SimpleQueue[int | _Orphan | _Locked | None] = queue.SimpleQueue()
@@ -139,8 +141,21 @@ class Session:
         return started, conduit
 
     def adopt(self, lease: int, mapped: Mapped) -> None:
-        """One more mapping will be buried here, sooner or later."""
-        self.holdings.add(self, lease, mapped)
+        """One more mapping will be buried here, sooner or later. To be called before it is made.
+
+        Raises:
+            IteratorError: the session is over, so that nobody would bury it.
+        """
+        with self._ending:
+            if self._over:
+                raise _client_closed()
+            self.holdings.add(self, lease, mapped)
+
+    def disown(self, lease: int) -> None:
+        """A mapping that was adopted could not be made."""
+        self.holdings.take_off(self, lease)
+        self.holdings.settled(self, lease)
+        self.wake()
 
     def orphaned(self, held: dict[int, int], released: tuple[int, ...]) -> None:
         """Tells the daemon what is mapped of the memory of daemons before it; see Handoff."""
@@ -217,7 +232,7 @@ class Session:
 
     def _finish(self) -> None:
         """The session's thread: until it is closed and nothing is mapped any more."""
-        while not (self._closed and self._to_do.empty() and self.holdings.over(self)):
+        while not self._is_over():
             match self._to_do.get():
                 case _Locked() as locked:
                     locked.locks.unlock(locked.address)
@@ -228,6 +243,11 @@ class Session:
                     with contextlib.suppress(DaemonLost):  # then the lease has ended with it
                         self.handoff.release(lease, wait=True)
         self.handoff.goodbye()
+
+    def _is_over(self) -> bool:
+        with self._ending:
+            self._over = self._closed and self._to_do.empty() and self.holdings.over(self)
+            return self._over
 
     def __enter__(self) -> Self:
         return self

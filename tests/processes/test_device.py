@@ -31,6 +31,8 @@ from faucet_client import (
 )
 from faucet_client.device import BACKENDS
 from faucet_client.device.transfer import Kind
+from faucet_client.holdings import Mapped
+from faucet_client.mapping import Columns, map_segment
 from tests.processes.daemons import StartDaemon, WatchedDaemon, wait_idle
 from tests.processes.gpu import FakeGpu
 from tests.processes.kinds import differences, values_of, write_all_kinds
@@ -174,6 +176,44 @@ def test_a_segment_stays_leased_until_it_was_copied_though_nobody_holds_a_batch(
     assert not gpu.locked
     gpu.record().synchronize()
     check(batch)  # and its own memory is the device's
+
+
+def test_a_session_that_is_over_adopts_no_mapping_and_is_not_over_before(
+    daemon: WatchedDaemon,
+) -> None:
+    """It is the session's thread that unlocks what is page-locked, and unmaps it."""
+    client = daemon.client()
+    session = client.session()
+    session.adopt(1, Mapped(1, 4_096))
+    client.close()
+    session.adopt(2, Mapped(2, 4_096))  # one that was under way
+    session.disown(1)
+    eventually(lambda: session._to_do.empty())  # its thread has looked
+    assert not session._over
+    session.disown(2)
+    eventually(lambda: session._over)
+    with pytest.raises(IteratorError, match="client was closed"):
+        session.adopt(3, Mapped(3, 4_096))
+
+
+def test_a_client_that_is_closed_while_a_segment_is_mapped_leaves_none(
+    gpu: FakeGpu, daemon: WatchedDaemon, make_table: MakeTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = daemon.client()
+    dataset = client.open(make_table().spec())
+    session = client.session()
+
+    def closed_meanwhile(*given: Any) -> Columns:
+        client.close()
+        eventually(lambda: session._to_do.empty())  # its thread has looked whether it is over
+        return map_segment(*given)
+
+    monkeypatch.setattr("faucet_client.feed.map_segment", closed_meanwhile)
+    batches = on_gpu(dataset)
+    with pytest.raises(IteratorError, match="client was closed"):
+        list(batches)
+    del batches
+    eventually_gone(memfd_mappings)
 
 
 def test_segments_go_while_the_trainer_thinks(
@@ -374,6 +414,8 @@ import torch
 from faucet_client import DatasetSpec, FaucetClient, ParquetSource
 from faucet_client.device import BACKENDS, Carrier
 from faucet_client.device.transfer import Kind
+from faucet_client.holdings import Mapped
+from faucet_client.mapping import Columns, map_segment
 from tests.processes.gpu import FakeGpu
 gpu = FakeGpu(torch.device("cuda"))
 gpu.waits = False

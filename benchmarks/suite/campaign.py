@@ -60,10 +60,10 @@ FULL = Plan(
         (1_024, 4),
         (1_024, 1),
         (1_024, 16),
-        (1_024, 2),
-        (1_024, 8),
         (128, 4),
         (8_192, 4),
+        (1_024, 2),
+        (1_024, 8),
         (128, 1),
         (8_192, 1),
     ),
@@ -101,6 +101,20 @@ class Results:
     def load(cls, path: Path) -> Results:
         """What `save` has written."""
         return cls(**json.loads(path.read_text()))
+
+    def with_those_of(self, other: Results) -> Results:
+        """One report of two campaigns; facts are the first one's, and say when the other was."""
+        facts = self.facts | {"others": [*self.facts.get("others", []), other.facts]}
+        known = {each["name"]: each for each in (*self.goals, *other.goals)}
+        conversions = [*self.conversions]
+        conversions += [each for each in other.conversions if each not in conversions]
+        return Results(
+            facts,
+            [*self.runs, *other.runs],
+            conversions,
+            [*self.skipped, *other.skipped],
+            list(known.values()),
+        )
 
 
 class Campaign:

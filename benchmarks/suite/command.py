@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,13 @@ def with_limits(command: Callable[..., None]) -> Callable[..., None]:
 @click.command()
 @click.option("--mode", type=click.Choice(list(PLANS)), default="quick", show_default=True)
 @click.option("--only", "names", multiple=True, help="A contender; several times for several.")
+@click.option(
+    "--setting",
+    "settings",
+    multiple=True,
+    type=(int, int),
+    help="A batch size and a number of trainers, instead of the mode's; several times for several.",
+)
 @with_limits
 @click.option(
     "--out",
@@ -81,16 +89,25 @@ def with_limits(command: Callable[..., None]) -> Callable[..., None]:
     default=RESULTS,
     help="Where results go.",
 )
-def suite(mode: str, names: tuple[str, ...], out: Path, **limits: Any) -> None:
+def suite(
+    mode: str,
+    names: tuple[str, ...],
+    settings: tuple[tuple[int, int], ...],
+    out: Path,
+    **limits: Any,
+) -> None:
     """Faucet ML beside its peers, on the same table with the same step."""
-    measure(limited(PLANS[mode], **limits), names, out.resolve())
+    measure(limited(PLANS[mode], settings=settings or None, **limits), names, out.resolve())
 
 
 @click.command()
-@click.argument("results", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-def publish(results: Path) -> None:
-    """Writes docs/results.md, its plot and the README's part of a results.json."""
-    publishing.publish(Results.load(results), Path(__file__).parents[2])
+@click.argument(
+    "results", type=click.Path(path_type=Path, exists=True, dir_okay=False), nargs=-1, required=True
+)
+def publish(results: tuple[Path, ...]) -> None:
+    """Writes docs/results.md, its plot and the README's part, of one results.json or several."""
+    whole = functools.reduce(Results.with_those_of, map(Results.load, results))
+    publishing.publish(whole, Path(__file__).parents[2])
 
 
 @click.command()

@@ -45,15 +45,20 @@ def write_report(results: Results, path: Path, plot: str | None) -> None:
     path.write_text("\n\n".join(parts) + "\n")
 
 
-def _machine(facts: dict[str, Any]) -> list[str]:
+def _campaign(facts: dict[str, Any]) -> str:
     machine, plan = facts["machine"], facts["plan"]
-    measured_on = (
+    return (
         f"{machine['processor']}, {machine['processors']} processors, "
         f"{machine['memory_bytes'] / 2**30:.0f} GiB; Linux {machine['kernel']}, Python "
         f"{machine['python']}; {machine['when']}, load {machine['load_before']:.1f} before. "
-        f"Mode: {plan['mode']}; {plan['rounds']} rounds of the first setting, "
-        f"{plan['other_rounds']} of the others, none begun after {plan['minutes']:g} minutes."
+        f"Mode: {plan['mode']}; {plan['rounds']} rounds at most of the first setting, "
+        f"{plan['other_rounds']} of the others."
     )
+
+
+def _machine(facts: dict[str, Any]) -> list[str]:
+    plan = facts["plan"]
+    measured_on = "\n".join(map(_campaign, (facts, *facts.get("others", []))))
     words = (
         "Each figure is the median over rounds [lowest, highest]; a round has one run of every "
         "contender, in turn. *Cold*: the first epoch, from opening the data to the last row, "

@@ -161,6 +161,19 @@ def test_other_settings_may_have_fewer_rounds(measure: Measure) -> None:
     assert not results.skipped
 
 
+def test_two_campaigns_make_one_report(measure: Measure, tmp_path: Path) -> None:
+    limit = contender("local")
+    first, other = (measure(limit, settings=((size, 1),)) for size in (1_024, 512))
+    both = first.with_those_of(other)
+
+    assert [run["batch_size"] for run in both.runs] == [1_024, 512]
+    write_all(both, tmp_path)
+    text = (tmp_path / "results.md").read_text()
+    assert text.count("Mode: tiny") == 2
+    assert "batches of 1,024; trainers: 1" in text
+    assert "batches of 512; trainers: 1" in text
+
+
 def test_a_plan_can_be_made_less() -> None:
     less = limited(FULL, rounds=2, rows=1_000, minutes=5.0, timeout_s=None, other_rounds=None)
     assert (less.rounds, less.other_rounds, less.minutes) == (2, 2, 5.0)

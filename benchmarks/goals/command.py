@@ -15,6 +15,7 @@ from benchmarks.goals import from_suite, growing, handing_out, ingesting
 from benchmarks.goals.daemons import CHUNK_ROWS
 from benchmarks.goals.table import GOALS
 from benchmarks.goals.verdicts import Values, failed, judge
+from benchmarks.suite.campaign import Results
 from benchmarks.suite.tables import make_table
 
 CACHE = Path(__file__).parents[2] / ".cache"
@@ -131,6 +132,18 @@ def print_goals(lines: Sequence[dict[str, Any]]) -> None:
 @click.command()
 @click.option("--mode", type=click.Choice(list(SIZES)), default="quick", show_default=True)
 @click.option("--only", "names", multiple=True, help="A goal, as G7; several times for several.")
-def goals(mode: str, names: tuple[str, ...]) -> None:
-    """The goals of speed that need no peer: goal, measured, verdict."""
-    print_goals(measure_goals(mode, (), click.echo, names))
+@click.option(
+    "--results",
+    "path",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A results.json of the suite, for what its runs say of the goals; they are written there.",
+)
+def goals(mode: str, names: tuple[str, ...], path: Path | None) -> None:
+    """The goals of speed: goal, measured, verdict. Those beside peers need the suite's results."""
+    results = Results() if path is None else Results.load(path)
+    found = measure_goals(mode, results.runs, click.echo, names)
+    print_goals(found)
+    if path is not None:
+        new = {goal["name"] for goal in found}
+        results.goals = [goal for goal in results.goals if goal["name"] not in new] + found
+        results.save(path)

@@ -144,6 +144,6 @@ def goals(mode: str, names: tuple[str, ...], path: Path | None) -> None:
     found = measure_goals(mode, results.runs, click.echo, names)
     print_goals(found)
     if path is not None:
-        new = {goal["name"] for goal in found}
-        results.goals = [goal for goal in results.goals if goal["name"] not in new] + found
+        known = {goal["name"]: goal for goal in (*results.goals, *found)}
+        results.goals = [known[goal.name] for goal in GOALS if goal.name in known]
         results.save(path)

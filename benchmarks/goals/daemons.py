@@ -80,14 +80,16 @@ def measured_daemon(
         yield Measured(daemon, client, mark)
 
 
-def write_rows(path: Path, rows: int, features: int = FEATURES) -> None:
-    """So many float32 columns, a label and a key; in row groups of 65,536 rows."""
+def write_rows(
+    path: Path, rows: int, features: int = FEATURES, *, group_rows: int = 65_536
+) -> None:
+    """So many float32 columns, a label and a key; in row groups of so many rows."""
     random = np.random.default_rng(0)
     columns: dict[str, pa.Array[Any]] = {"key": pa.array(np.arange(rows))}
     for number in range(features):
         columns[f"f{number}"] = pa.array(random.random(rows, np.float32))
     columns["y"] = pa.array(random.integers(0, 2, rows).astype(np.float32))
-    pq.write_table(pa.table(columns), path, row_group_size=65_536, use_dictionary=False)
+    pq.write_table(pa.table(columns), path, row_group_size=group_rows, use_dictionary=False)
 
 
 def rows_spec(

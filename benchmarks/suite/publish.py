@@ -38,9 +38,16 @@ def publish(results: Results, root: Path) -> None:
 
 
 def in_short(results: Results) -> str:
-    """The contenders of the setting that most of them ran in, and the goals, as Markdown."""
+    """The contenders of the setting that most of them ran in, and the goals, as Markdown.
+
+    Of several such settings, the one that the plan has first.
+    """
     summary = Summary(results.runs)
-    where = max(summary.settings(), key=lambda one: len(summary.contenders(one)))
+    ranks = {tuple(each): rank for rank, each in enumerate(results.facts["plan"]["settings"])}
+    where = max(
+        summary.settings(),
+        key=lambda one: (len(summary.contenders(one)), -ranks.get(one[1:], len(ranks))),
+    )
     _, batch_size, trainers = where
     machine = results.facts["machine"]
     titles = {name: each["title"] for name, each in results.facts["contenders"].items()}

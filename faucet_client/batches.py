@@ -33,6 +33,7 @@ from faucet_client.errors import (
     FaucetError,
     InternalError,
     IteratorError,
+    StateError,
 )
 from faucet_client.feed import Feed, Patience, Run
 from faucet_client.mapping import Piece, copy_rows
@@ -111,7 +112,7 @@ class Reader:
 
     Attributes:
         reading: What is read, and how.
-        whole_epochs: Those of which the last batch was handed out.
+        whole_epochs: Those after whose last batch one more was asked for.
         ended: Whether all of them are.
     """
 
@@ -291,7 +292,7 @@ class Reader:
     def _batches_of(self, epoch: int) -> Iterator[Batch]:
         ledger = self._feed.ledger
         blocks = self._blocks(epoch) if self._shuffler is None else self._mixed_blocks(epoch)
-        while (block := next(blocks, None)) is not None:
+        while (block := self._next_block(blocks)) is not None:
             keep_bytes = self._keep_bytes()
             for index in range(block.batches):
                 batch = Batch(block, index)
@@ -307,6 +308,13 @@ class Reader:
             self._rows += block.stop_row - block.first_row
             del block  # the next one may be long in coming
         self.whole_epochs.add(epoch)
+
+    def _next_block(self, blocks: Iterator[Block]) -> Block | None:
+        try:
+            return next(blocks, None)
+        except (InternalError, StateError) as error:
+            self._failure = _again(error)  # rows are lost to this epoch: no other may follow
+            raise
 
     def _blocks(self, epoch: int) -> Iterator[Block]:
         """The epoch's rows: views of segments, and between them the batches that must be joined."""

@@ -62,7 +62,7 @@ class Holdings:
                 _tell(session, orphaned)
 
     def add(self, session: Told, lease: int, mapped: Mapped) -> None:
-        """The session has mapped a segment."""
+        """The session is about to map a segment."""
         with self._lock:
             self._of.setdefault(session, {})[lease] = mapped
             if session is not self._now and self._now is not None:  # its daemon is gone since

@@ -91,7 +91,7 @@ class Progress:
         """
         partly = self._begun.partly.get(chunk)
         if partly is not None and partly.ranges is not None:
-            first = _begin_of(ranges, chunk, partly.ranges)
+            first = _begin_of(ranges, chunk, partly)
         before, after = _split(ranges, first)
         ranges, left_out = after + before, self.left_out(chunk)
         self._taken.append(_Taken(chunk, ranges, left_out))
@@ -179,8 +179,9 @@ def first_of(rows: int, place: tuple[int, int, int]) -> int:
     return int.from_bytes(digest) % rows
 
 
-def _begin_of(ranges: Ranges, chunk: int, had: Ranges) -> int:
+def _begin_of(ranges: Ranges, chunk: int, partly: Partly) -> int:
     """Which row of the circle is the first of those that were had, an arc of it."""
+    had = partly.ranges or ()
     found: list[tuple[int, int]] = []
     before = 0
     for first, rows in ranges:
@@ -189,17 +190,18 @@ def _begin_of(ranges: Ranges, chunk: int, had: Ranges) -> int:
             if begin < end:
                 found.append((before + begin - first, end - begin))
         before += rows
-    match _ascending(tuple(found)):
-        case ((begin, _),):
-            return begin
-        case ((0, _), (begin, rows)) if begin + rows == before:
-            return begin
-        case arcs:
-            raise StateError(
-                f"of chunk {chunk} the state has had rows {had}, which this reader would not have "
-                f"got in a row (they are its rows {arcs} of {before:,}): it is damaged, or of "
-                "another dataset"
-            )
+    arcs = _ascending(tuple(found))
+    if sum(rows for _, rows in found) == partly.rows:
+        match arcs:
+            case ((begin, _),):
+                return begin
+            case ((0, _), (begin, rows)) if begin + rows == before:
+                return begin
+    raise StateError(
+        f"of chunk {chunk} the state has had {partly.rows:,} rows, {had}, which this reader would "
+        f"not have got in a row (they are its rows {arcs} of {before:,}): it is damaged, or of "
+        "another dataset"
+    )
 
 
 def _split(ranges: Ranges, rows: int) -> tuple[Ranges, Ranges]:

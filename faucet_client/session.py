@@ -153,9 +153,12 @@ class Session:
 
     def disown(self, lease: int) -> None:
         """A mapping that was adopted could not be made."""
-        self.holdings.take_off(self, lease)
-        self.holdings.settled(self, lease)
-        self.wake()
+        mapped, of_now = self.holdings.take_off(self, lease)
+        if of_now or mapped is None:
+            self.holdings.settled(self, lease)
+            self.wake()
+        else:  # its daemon is gone, and the next one was told of it
+            self._to_do.put(_Orphan(lease, mapped))
 
     def orphaned(self, held: dict[int, int], released: tuple[int, ...]) -> None:
         """Tells the daemon what is mapped of the memory of daemons before it; see Handoff."""

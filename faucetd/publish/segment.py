@@ -66,7 +66,7 @@ class SealedSegment:
 
     Attributes:
         layout: `layout.nbytes` is the memory it takes, in whole pages; the file itself (`fstat`)
-            ends with Arrow's footer, a little earlier.
+            ends with Arrow's footer, there or a little earlier.
     """
 
     fd: int

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from faucet_client import Batch, BudgetError
+from faucet_client.holdings import Mapped
+from faucet_client.session import Session
 from faucet_client.status import MemoryStatus
 from tests.processes.daemons import StartDaemon, WatchedDaemon
 from tests.processes.rows import assert_exact, ids_of
@@ -127,3 +129,16 @@ def test_who_cannot_go_on_for_what_trainers_keep_is_told_so(
         kept.extend(batches)
     ids = np.concatenate([ids_of(batch) for batch in kept])
     assert len(np.unique(ids)) == len(ids)
+
+
+def test_memory_that_could_not_be_mapped_after_all_is_not_counted_for_ever(
+    daemon: WatchedDaemon,
+) -> None:
+    """A feed was about to map a segment of one daemon when another reader found the next one."""
+    client = daemon.client()
+    before = client.session()
+    with Session.connect(before.address, before):
+        before.adopt(7, Mapped(77, 4_096))
+        eventually(lambda: client.status().memory.orphaned_bytes == 4_096)
+        before.disown(7)
+        eventually(lambda: client.status().memory.orphaned_bytes == 0)

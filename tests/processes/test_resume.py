@@ -44,6 +44,24 @@ def test_a_reader_that_was_left_at_any_batch_goes_on_with_the_rest(
                 assert np.array_equal(ids_of(batch), ids)
 
 
+@pytest.mark.parametrize("by", ["batches", "epochs"])
+def test_a_state_whose_rows_do_not_fit_is_an_error_that_stays(
+    by: str, daemon: WatchedDaemon, make_table: MakeTable
+) -> None:
+    dataset = daemon.client().open(make_table(rows=ROWS).spec())
+    with dataset.batches(batch_size=300) as batches:
+        next(batches)
+        state = batches.state_dict()
+    state["partly"][0][1] += 7  # rows of the chunk
+    rest: Any = dataset.batches(batch_size=300, state=state)
+    if by == "epochs":
+        rest.close()
+        rest = iter(next(dataset.epochs(count=2, batch_size=300, state=state)))
+    for _ in range(2):
+        with pytest.raises(StateError, match="would not have got"):
+            list(rest)
+
+
 def test_a_state_of_the_end_of_an_epoch_is_that_of_the_next_one_s_beginning(
     daemon: WatchedDaemon, make_table: MakeTable
 ) -> None:

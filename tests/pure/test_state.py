@@ -115,8 +115,17 @@ def test_a_chunk_goes_on_where_it_was_left_whatever_is_drawn_then(
     assert whole[had:] == rest
 
 
-def test_a_state_of_rows_that_are_no_arc_is_refused() -> None:
-    damaged = replace(FRESH, partly={0: Partly(4, ((2, 2), (6, 2)))})
+@pytest.mark.parametrize(
+    "partly",
+    [
+        Partly(4, ((2, 2), (6, 2))),  # no arc
+        Partly(9, ((5, 9),)),  # beyond the grant
+        Partly(4, ((2, 3),)),  # another number
+        Partly(1, ()),
+    ],
+)
+def test_a_state_of_rows_that_do_not_fit_is_refused(partly: Partly) -> None:
+    damaged = replace(FRESH, partly={0: partly})
     with pytest.raises(StateError, match="chunk 0"):
         Progress(damaged, 100, 100).take(0, ((0, 10),))
 

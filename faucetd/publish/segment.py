@@ -222,7 +222,8 @@ class SegmentWriter:
         file = Recording(fields, arrays)
         if padding_nbytes := self._plan.values_offset - file.values_offset:
             file = Recording(fields, arrays, padding_nbytes)
-        grown_nbytes = page_rounded(file.nbytes) - self._pages.nbytes
+        # Not beyond the memory that is there: after `resize` that may be more than was planned.
+        grown_nbytes = page_rounded(file.nbytes) - self._plan.nbytes
         if grown_nbytes > 0:
             before_grow(grown_nbytes)
             _memory.reserve(self._pages.fd, file.nbytes)

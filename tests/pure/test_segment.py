@@ -310,6 +310,21 @@ def test_a_writer_that_is_resized_writes_what_one_of_that_size_would(rows: int) 
     assert files[0] == files[1]
 
 
+def test_growth_is_asked_for_after_a_resize_too_though_the_memory_is_there() -> None:
+    asked: list[int] = []
+    with SegmentWriter(ALL, [CITY], 10_000) as writer:
+        writer.resize(100)
+        for array in writer.arrays().values():
+            array[:] = 1
+        del array
+        text = pa.array(["town" * 25] * 100, pa.large_utf8())
+        segment = writer.finish({CITY: text}, {}, asked.append)
+    assert asked == [segment.layout.nbytes - estimate_nbytes(ALL, [CITY], 100)]
+    assert asked[0] > 4_000
+    assert os.fstat(segment.fd).st_blocks * 512 == segment.layout.nbytes
+    os.close(segment.fd)
+
+
 def test_a_writer_that_has_ended_cannot_be_resized() -> None:
     writer = SegmentWriter([FEATURES], [], 10)
     writer.abort()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
@@ -153,3 +155,20 @@ def test_a_batch_without_lists_says_which_names_there_are() -> None:
         assert lists_of(same.ragged["tags"]) == LISTS[4:]
     with pytest.raises(KeyError, match="Did you mean 'tags'"):
         batch.ragged["tag"]
+
+
+def test_batches_are_joined_by_the_calling_thread_alone() -> None:
+    """In a process of its own, since torch keeps the threads that it has once waken."""
+    script = (
+        "import os, numpy as np, torch\n"
+        "from faucet_client.mapping import Columns, copy_rows\n"
+        "torch.set_num_threads(4)\n"
+        "features = torch.from_numpy(np.zeros((30_000, 8), np.float32))\n"
+        "rows = Columns(30_000, features)\n"
+        "before = len(os.listdir('/proc/self/task'))\n"
+        "assert copy_rows([(rows, 0, 9_000), (rows, 5, 9_005)]).rows == 18_000\n"
+        "print(len(os.listdir('/proc/self/task')) - before)\n"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n"

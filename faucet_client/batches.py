@@ -16,12 +16,13 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from types import TracebackType
@@ -112,8 +113,7 @@ class Reader:
 
     Attributes:
         reading: What is read, and how.
-        whole_epochs: Those after whose last batch one more was asked for.
-        ended: Whether all of them are.
+        ended: Whether one more was asked for after the last batch of all.
     """
 
     def __init__(
@@ -160,7 +160,8 @@ class Reader:
         self._seconds_waited = 0.0
         self._failure: FaucetError | None = None
         self._forked = False
-        self.whole_epochs: set[int] = set()
+        self._going: weakref.ref[Generator[Batch, None, None]] | None = None  # the epoch's
+        self._whole_epochs: set[int] = set()  # after whose last batch one more was asked for
         self.ended = False
         _readers.add(self)
 
@@ -222,11 +223,19 @@ class Reader:
         if self._failure is None and not self.ended:
             self._failure = IteratorError(_CLOSED)
         self._feed.stream.close()
+        self._let_go()
         self._feed.drop_ahead()
         if self._shuffler is not None:
             self._shuffler.close()
         if self._carrier is not None:
             self._carrier.close()
+
+    def _let_go(self) -> None:
+        """Ends the epoch that was begun: suspended, it would keep the memory of its chunk."""
+        going = None if self._going is None else self._going()
+        if going is not None:
+            with contextlib.suppress(ValueError):  # in another thread, or further up in this one
+                going.close()
 
     def mark_forked(self) -> None:
         """This is a forked child's copy: its next batch is an error."""
@@ -255,13 +264,37 @@ class Reader:
         if epoch > self.reading.request.first_epoch:
             # Of grants it gives up none where the last epoch was read to its end.
             self._feed.stream.advance(epoch, self._told())
+        self._let_go()
         self._epoch = epoch
         self._batches_before = self._batches
         self._rows_before = self._rows
         self._progress.begin(epoch)
-        return self._batches_of(epoch) if self._carrier is None else self._placed(epoch)
+        going = self._batches_of(epoch) if self._carrier is None else self._placed(epoch)
+        self._going = weakref.ref(going)
+        return going
 
-    def _placed(self, epoch: int) -> Iterator[Batch]:
+    def check_end(self) -> None:
+        """Refuses to take the end of all batches for theirs where it is not.
+
+        Raises:
+            FaucetError: why it is not.
+        """
+        self.check()
+        if not self.ended:
+            raise IteratorError(_CLOSED)
+
+    def check_end_of(self, epoch: int) -> None:
+        """The same of one epoch.
+
+        Raises:
+            FaucetError: why it is not.
+        """
+        self.check()
+        if epoch not in self._whole_epochs:
+            self._refuse_if_given_up(epoch)
+            raise IteratorError(_CLOSED)
+
+    def _placed(self, epoch: int) -> Generator[Batch, None, None]:
         """The batches of an epoch, on the device."""
         assert self._carrier is not None, "there is one where there is a device"
         come: queue.SimpleQueue[Any] = self._feed.ready
@@ -280,7 +313,7 @@ class Reader:
                 raise _again(self._failure)
             if self._epoch != epoch:
                 self._refuse_if_given_up(epoch)
-        self.whole_epochs.add(epoch)
+        self._whole_epochs.add(epoch)
 
     def _next_placed(self, batches: Iterator[Batch]) -> Batch | None:
         try:
@@ -289,7 +322,7 @@ class Reader:
             self._failure = _again(error)
             raise
 
-    def _batches_of(self, epoch: int) -> Iterator[Batch]:
+    def _batches_of(self, epoch: int) -> Generator[Batch, None, None]:
         ledger = self._feed.ledger
         blocks = self._blocks(epoch) if self._shuffler is None else self._mixed_blocks(epoch)
         while (block := self._next_block(blocks)) is not None:
@@ -307,7 +340,7 @@ class Reader:
                     self._refuse_if_given_up(epoch)
             self._rows += block.stop_row - block.first_row
             del block  # the next one may be long in coming
-        self.whole_epochs.add(epoch)
+        self._whole_epochs.add(epoch)
 
     def _next_block(self, blocks: Iterator[Block]) -> Block | None:
         try:
@@ -505,17 +538,14 @@ class _End:
     A generator that raised, or was closed, just seems to have ended when it is asked again.
     """
 
-    def __init__(self, reader: Reader, whole: Callable[[], bool]) -> None:
-        self._reader = reader
-        self._whole = whole
+    def __init__(self, check: Callable[[], None]) -> None:
+        self._check = check
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Batch:
-        self._reader.check()
-        if not self._whole():
-            raise IteratorError(_CLOSED)
+        self._check()
         raise StopIteration
 
 
@@ -584,7 +614,7 @@ class BatchIterator(_Iteration):
 
     def _begin(self, reader: Reader) -> None:
         super()._begin(reader)
-        self._batches = chain(_flat(reader), _End(reader, lambda: reader.ended))
+        self._batches = chain(_flat(reader), _End(reader.check_end))
 
     def __iter__(self) -> Iterator[Batch]:
         self._reader.check()
@@ -608,6 +638,7 @@ def _flat(reader: Reader) -> Iterator[Batch]:
     try:
         for epoch in range(first, last + 1):
             yield from reader.epoch(epoch)
+            reader.check_end_of(epoch)  # or it was closed
         reader.ended = True
     finally:
         reader.close()
@@ -626,7 +657,7 @@ class Epoch:
 
     def __iter__(self) -> Iterator[Batch]:
         reader, number = self._reader, self.number
-        return chain(reader.epoch(number), _End(reader, lambda: number in reader.whole_epochs))
+        return chain(reader.epoch(number), _End(lambda: reader.check_end_of(number)))
 
     def __len__(self) -> int:
         """Batches of the epoch, those included that a state that was loaded has had."""

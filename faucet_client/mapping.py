@@ -98,7 +98,7 @@ class Columns:
         ragged: Lists of ids, [rows] each, of categorical features of lists.
         passthrough: [rows] each; text as a TextColumn, or an object array where it was copied.
         valid: bool [rows] for labels, weights and passthrough columns with nulls among the rows.
-        mapped: Whether they lie in a segment.
+        mapping: The segment that they lie in, until it is unmapped; None for a copy.
         page_locked: Whether they lie in memory that a device can read by itself.
     """
 
@@ -113,8 +113,18 @@ class Columns:
     )
     valid: dict[str, torch.Tensor] = field(default_factory=dict)
     valid_names: tuple[str, ...] = ()
-    mapped: bool = False
+    mapping: weakref.finalize[..., Any] | None = None
     page_locked: bool = False
+
+    @property
+    def mapped(self) -> bool:
+        """Whether they lie in a segment."""
+        return self.mapping is not None
+
+    def unmap(self) -> None:
+        """Ends the mapping at once; only for who alone has the columns, and reads them no more."""
+        if self.mapping is not None:
+            self.mapping()
 
     def tensor(self, name: str) -> torch.Tensor:
         """A passthrough column that is no text, [rows]."""
@@ -163,7 +173,7 @@ def map_segment(
     buffer = _memory_of(layout.nbytes).from_address(address)
     finalizer = weakref.finalize(buffer, on_dead, address, layout.nbytes)
     finalizer.atexit = False  # the daemon sees the process end
-    columns = Columns(layout.rows, torch.empty(layout.rows, 0), mapped=True)
+    columns = Columns(layout.rows, torch.empty(layout.rows, 0), mapping=finalizer)
     names: list[str] = []
     for column in layout.columns:
         _add_column(columns, column, layout.rows, buffer)

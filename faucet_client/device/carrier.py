@@ -13,6 +13,7 @@ Invariants:
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import queue
 import threading
@@ -108,12 +109,13 @@ class Carrier:
         Raises:
             IteratorError: it is closed.
         """
-        if self._closed:
-            raise IteratorError(_CLOSED)
         if self._thread.ident is None:
             self._thread.start()
         order = _Order(block, Future())
         self._orders.put(order)
+        if self._closed:  # looked at last, since the thread may have ended meanwhile
+            self._refuse_all()
+            raise IteratorError(_CLOSED)
         return order.placed
 
     def take(self, sent: Future[Placed]) -> Placed:
@@ -152,8 +154,16 @@ class Carrier:
         flying: deque[_Flying] = deque()
         while self._begin_next(flying):
             pass
+        self._refuse_all()
         while flying:
             _let_go_of_first(flying)
+
+    def _refuse_all(self) -> None:
+        """Lets go of the blocks that nobody will copy any more."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                if (order := self._orders.get_nowait()) is not None:
+                    order.placed.set_exception(IteratorError(_CLOSED))
 
     def _begin_next(self, flying: deque[_Flying]) -> bool:
         """Begins a block's copies; False at the end. Holds nothing of the block when it returns."""

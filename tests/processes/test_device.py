@@ -388,6 +388,23 @@ def test_a_closed_iterator_says_so(gpu: FakeGpu, dataset: Dataset) -> None:
     check(kept)
 
 
+@pytest.mark.parametrize("shuffle", ["batches", "rows"])
+def test_a_closed_iterator_keeps_only_what_the_device_reads(
+    gpu: FakeGpu, daemon: WatchedDaemon, dataset: Dataset, shuffle: str
+) -> None:
+    gpu.waits = False
+    gpu.hold()
+    transfer = Transfer("cuda", ahead=8, block_nbytes=SMALL, page_lock=False)
+    batches = on_gpu(dataset, device=transfer, shuffle=shuffle)
+    next(batches)
+    batches.close()  # a block waits for a place in the ring, and others for their turn
+    gpu.go_on()
+    wait_idle(daemon.client().status)
+    eventually_gone(memfd_mappings)
+    with pytest.raises(IteratorError, match="closed"):
+        next(batches)
+
+
 def test_a_forked_child_is_told_that_the_iterator_is_its_parents(
     gpu: FakeGpu, dataset: Dataset
 ) -> None:

@@ -838,7 +838,9 @@ class Histories(RuleBasedStateMachine):
             done = [lease for lease in self._droppable() if lease not in last.values()]
             if done:
                 world.send(LeasesReleased(tuple(done)))
-            if world.loads:
+            if world.restores:  # or what is loaded ahead meanwhile would seem to be in vain
+                world.finish_restore()
+            elif world.loads:
                 resident = len(scheduler.resident("d"))
                 # The one that began first, or one worker would load ahead while the other, with
                 # what a reader waits for, stands still.
@@ -874,12 +876,21 @@ class Histories(RuleBasedStateMachine):
         last = event.first_epoch + event.epochs - 1
         if (reader, last) in self.advanced:
             return False
-        return self._granted(reader, last) != self._expected(event, last)
+        share = self._share(event)
+        had = event.had if last == event.first_epoch else ()
+        rows = event.shape.rows(self._total(event)) - sum(rows_in(share[chunk]) for chunk in had)
+        return sum(map(rows_in, self._granted(reader, last).values())) != rows
 
-    def _expected(self, event: ReaderJoined, epoch: int) -> dict[int, Ranges]:
-        """The chunks that a reader must be granted, and its rows of each."""
+    def _total(self, event: ReaderJoined) -> int:
+        """The rows of its split, those included of chunks that nobody has found yet."""
+        if totals := self.world.totals.get(event.split):
+            return totals.rows
+        return sum(chunk.rows.get(event.split, 0) for chunk in self.world.plan)
+
+    def _share(self, event: ReaderJoined) -> dict[int, Ranges]:
+        """A reader's rows of each chunk that was found, of those that have any."""
         share = Share(event.shape, {}, ())
-        total = sum(self.world.plan[c].rows.get(event.split, 0) for c in self.world.order)
+        total = self._total(event)
         expected = {}
         start = 0
         for chunk in self.world.order:
@@ -887,9 +898,12 @@ class Histories(RuleBasedStateMachine):
             if mine := share.of_chunk(chunk, start, rows, total):
                 expected[chunk] = mine
             start += rows
-        if epoch == event.first_epoch:
-            expected = {c: rows for c, rows in expected.items() if c not in event.had}
         return expected
+
+    def _expected(self, event: ReaderJoined, epoch: int) -> dict[int, Ranges]:
+        """What a reader must have been granted of each chunk, when it has got all."""
+        had = event.had if epoch == event.first_epoch else ()
+        return {c: rows for c, rows in self._share(event).items() if c not in had}
 
     def _check_exact(self, reader: int) -> None:
         event = self.joined[reader]

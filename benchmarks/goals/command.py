@@ -55,9 +55,10 @@ def measurements(size: Size, say: Callable[[str], None]) -> dict[tuple[str, ...]
     """By the goals that they are of."""
 
     def loader(folder: Path) -> dict[str, Values]:
-        # A pass that is short beside connecting would say of that alone.
-        table = make_table(CACHE / "tables", "criteo", 4 * size.rows)
-        return from_suite.measure_loader(folder, table, min(size.repeats, 3), say)
+        # A pass that is short beside connecting would say of that alone; a longer one would fill
+        # so much memory that what this costs drowns the rest.
+        table = make_table(CACHE / "tables", "criteo", 12 * CHUNK_ROWS)
+        return from_suite.measure_loader(folder, table, size.repeats // 2 + 1, say)
 
     def memory(folder: Path) -> dict[str, Values]:
         table = make_table(CACHE / "tables", "numbers", size.rows)

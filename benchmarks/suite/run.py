@@ -46,6 +46,7 @@ class Setting:
         trainers: Processes that read at once.
         warm_epochs: Epochs after the first that are timed.
         step: "sum", or "none" for a loader alone.
+        idle: Trainers more that are started, and only stand there.
     """
 
     table: Table
@@ -53,6 +54,7 @@ class Setting:
     trainers: int
     warm_epochs: int = 2
     step: str = "sum"
+    idle: int = 0
 
 
 @dataclass(frozen=True)
@@ -270,7 +272,7 @@ class Runner:
                 ready = server.hear("ready", time.monotonic() + self._timeout_s)
                 task = dataclasses.replace(task, address=ready["address"])
             trainers = []
-            for rank in range(setting.trainers):
+            for rank in range(setting.trainers + setting.idle):
                 trainer = self._child(contender, "train", mark, log)
                 children.append(trainer)
                 trainers.append(trainer)
@@ -286,31 +288,25 @@ class Runner:
     ) -> Run:
         self._all("ready", trainers)
         idle = processes.memory(mark)
-        phases = {}
-        for name in ("cold", "warm"):
+        trainers = trainers[: setting.trainers]
+        heard: dict[str, list[dict[str, Any]]] = {}
+        used: dict[str, processes.Usage] = {}
+        for name in ("cold", "warm", "last"):
             before = processes.usage(mark)
             self._tell_all(trainers)
-            heard = self._all(name, trainers)
-            used = processes.usage(mark).since(before)
-            phases[name] = _phase(heard, used, setting)
-        before = processes.usage(mark)
+            if name == "last":
+                self._all("paused", trainers)
+                held = processes.memory(mark)
+                self._tell_all(trainers)
+            heard[name] = self._all(name, trainers)
+            used[name] = processes.usage(mark).since(before)
         self._tell_all(trainers)
-        self._all("paused", trainers)
-        held = processes.memory(mark)
-        self._tell_all(trainers)
-        heard = self._all("last", trainers)
-        last = _phase(heard, processes.usage(mark).since(before), setting)
-        self._tell_all(trainers)
-        self._all("closed", trainers)
-        return Run(
-            contender.name,
-            phases["cold"],
-            phases["warm"],
-            last,
-            idle.total,
-            held.total,
-            held.processes,
+        waits = [closed["next_us"] for closed in self._all("closed", trainers)]
+        cold, warm, last = (
+            _phase(heard[name], used[name], setting, [each[name] for each in waits])
+            for name in ("cold", "warm", "last")
         )
+        return Run(contender.name, cold, warm, last, idle.total, held.total, held.processes)
 
     def _tell_all(self, trainers: list[Child]) -> None:
         for trainer in trainers:
@@ -346,7 +342,12 @@ class Runner:
         return Child(command, environment, log)
 
 
-def _phase(heard: list[dict[str, Any]], used: processes.Usage, setting: Setting) -> Phase:
+def _phase(
+    heard: list[dict[str, Any]],
+    used: processes.Usage,
+    setting: Setting,
+    waits: list[dict[str, float]],
+) -> Phase:
     epochs = [epoch for each in heard for epoch in each["epochs"]]
     table = setting.table
     return Phase(
@@ -364,5 +365,5 @@ def _phase(heard: list[dict[str, Any]], used: processes.Usage, setting: Setting)
             abs(epoch["feature_sum"] - table.feature_sum) <= _TOLERANCE * table.feature_scale
             for epoch in epochs
         ),
-        next_us=tuple(each["next_us"] for each in heard),
+        next_us=tuple(waits),
     )

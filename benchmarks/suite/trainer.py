@@ -1,5 +1,7 @@
 """The loop that all trainers run, whoever feeds them.
 
+What is worked out of the measurements is so after the last phase, in nobody's time.
+
 A step sums features and labels, and copies the keys into memory of the trainer's own; where there
 is none, batches are taken, and that is all. From the keys, rows that are missing or came twice are
 counted after the clock has stopped. The clock is the machine's monotonic one, so that what several
@@ -63,13 +65,13 @@ class Trainer:
         self._task = task
         self._step = task.step == "sum"
         self._keys = torch.zeros(task.rows + task.batch_size, dtype=torch.int64)
-        self.waits_ns = array("q")
+        self._waits_ns = array("q")
 
     def consume(
         self, batches: Iterator[Rows], start_ns: int, channel: Channel | None
     ) -> EpochFacts:
         """One epoch. With a `channel` it pauses in the middle, until it is told to go on."""
-        now, note, keep, step = time.monotonic_ns, self.waits_ns.append, self._keys, self._step
+        now, note, keep, step = time.monotonic_ns, self._waits_ns.append, self._keys, self._step
         total = torch.zeros((), dtype=torch.float64)
         at, count, surplus = 0, 0, 0
         half = self._task.rows // 2 if channel is not None else -1
@@ -106,11 +108,16 @@ class Trainer:
         repeated = at + surplus - (self._task.rows - missing)
         return EpochFacts(start_ns, end, at + surplus, count, missing, repeated, float(total))
 
-    def percentiles_us(self) -> dict[str, float]:
-        """Of the durations of `next()` since the last call, in microseconds."""
-        found = np.percentile(np.array(self.waits_ns) / 1e3, PERCENTILES)
-        self.waits_ns = array("q")
-        return {f"p{p}": float(us) for p, us in zip(PERCENTILES, found, strict=True)}
+    def take_waits(self) -> array[int]:
+        """The durations of `next()` since the last call, in nanoseconds."""
+        taken, self._waits_ns = self._waits_ns, array("q")
+        return taken
+
+
+def percentiles_us(waits_ns: array[int]) -> dict[str, float]:
+    """Of durations, in microseconds."""
+    found = np.percentile(np.array(waits_ns) / 1e3, PERCENTILES)
+    return {f"p{p}": float(us) for p, us in zip(PERCENTILES, found, strict=True)}
 
 
 def train(task: Task, channel: Channel, contender: Any) -> None:
@@ -122,17 +129,20 @@ def train(task: Task, channel: Channel, contender: Any) -> None:
     start = time.monotonic_ns()
     reading: Reading = contender.open_reading(task)
     cold = trainer.consume(reading.epoch(0), start, None)
-    channel.tell("cold", epochs=[asdict(cold)], next_us=trainer.percentiles_us())
+    waits = {"cold": trainer.take_waits()}
+    channel.tell("cold", epochs=[asdict(cold)])
     channel.hear()
     warm = []
     for number in range(1, task.warm_epochs + 1):
         start = time.monotonic_ns()
         warm.append(asdict(trainer.consume(reading.epoch(number), start, None)))
-    channel.tell("warm", epochs=warm, next_us=trainer.percentiles_us())
+    waits["warm"] = trainer.take_waits()
+    channel.tell("warm", epochs=warm)
     channel.hear()
     last = reading.epoch(task.warm_epochs + 1)
     paused = trainer.consume(last, time.monotonic_ns(), channel)
-    channel.tell("last", epochs=[asdict(paused)], next_us=trainer.percentiles_us())
+    waits["last"] = trainer.take_waits()
+    channel.tell("last", epochs=[asdict(paused)])
     channel.hear()
     reading.close()
-    channel.tell("closed")
+    channel.tell("closed", next_us={phase: percentiles_us(ns) for phase, ns in waits.items()})

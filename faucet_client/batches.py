@@ -153,7 +153,9 @@ class Reader:
         self._epoch: int | None = None
         self._batches_before = 0  # this epoch
         self._rows_before = 0
-        self._rows = 0
+        # Rows are counted by the block, since they are asked for more seldom than batches: rows and
+        # batches before the one of now, its rows a batch, its rows.
+        self._counted = (0, 0, 0, 0)
         self._batches = 0
         self._joined = 0
         self._copies = 0
@@ -168,7 +170,7 @@ class Reader:
     def stats(self) -> Stats:
         """What was done so far."""
         return Stats(
-            self._rows,
+            self._rows_had,
             self._batches,
             self._waited_s,
             self._feed.bytes_mapped,
@@ -204,13 +206,17 @@ class Reader:
             return self._progress.state(batches, batches * self.reading.batch_size)
         return self._progress.beginning_of(epoch + 1)
 
+    @property
+    def _rows_had(self) -> int:
+        rows, batches, size, most = self._counted
+        return rows + min((self._batches - batches) * size, most)
+
     def _told(self) -> Told:
-        """How far it is, by its blocks of batches."""
+        """How far it is."""
         epoch = self.reading.request.first_epoch if self._epoch is None else self._epoch
+        rows = self._rows_had
         return Told(
-            self._rows,
-            self._waited_s,
-            epoch + self._progress.part_of_epoch(self._rows - self._rows_before),
+            rows, self._waited_s, epoch + self._progress.part_of_epoch(rows - self._rows_before)
         )
 
     @property
@@ -256,7 +262,9 @@ class Reader:
 
         Raises:
             IteratorError: the epoch was begun before, or this is a forked child.
+            FaucetError: the reader's error.
         """
+        self.check()  # a forked child would end its parent's epoch
         if self._epoch is not None and epoch <= self._epoch:
             raise IteratorError(
                 f"epoch {epoch} was begun before; each epoch can be iterated over once"
@@ -267,7 +275,7 @@ class Reader:
         self._let_go()
         self._epoch = epoch
         self._batches_before = self._batches
-        self._rows_before = self._rows
+        self._rows_before = self._rows_had
         self._progress.begin(epoch)
         going = self._batches_of(epoch) if self._carrier is None else self._placed(epoch)
         self._going = weakref.ref(going)
@@ -279,8 +287,8 @@ class Reader:
         Raises:
             FaucetError: why it is not.
         """
-        self.check()
         if not self.ended:
+            self.check()
             raise IteratorError(_CLOSED)
 
     def check_end_of(self, epoch: int) -> None:
@@ -289,8 +297,8 @@ class Reader:
         Raises:
             FaucetError: why it is not.
         """
-        self.check()
         if epoch not in self._whole_epochs:
+            self.check()
             self._refuse_if_given_up(epoch)
             raise IteratorError(_CLOSED)
 
@@ -305,15 +313,18 @@ class Reader:
         ahead = Ahead(self._carrier, blocks, lambda: not come.empty())
         batches = iter(ahead)
         while (batch := self._next_placed(batches)) is not None:
-            self._rows += len(batch)
+            self._refuse_placed(epoch, ahead)  # another thread may have closed it meanwhile
+            self._counted = (self._rows_had + len(batch), 0, 0, 0)
             self._batches += 1
             yield batch
-            # An error that is only ahead has its turn after the batches before it.
-            if self._failure is not None and (ahead.failure is None or self._forked):
-                raise _again(self._failure)
-            if self._epoch != epoch:
-                self._refuse_if_given_up(epoch)
+            self._refuse_placed(epoch, ahead)  # or a forked child would wait for the carrier
         self._whole_epochs.add(epoch)
+
+    def _refuse_placed(self, epoch: int, ahead: Ahead) -> None:
+        # An error that is only ahead has its turn after the batches before it.
+        if self._failure is not None and (ahead.failure is None or self._forked):
+            raise _again(self._failure)
+        self._refuse_if_given_up(epoch)
 
     def _next_placed(self, batches: Iterator[Batch]) -> Batch | None:
         try:
@@ -327,18 +338,21 @@ class Reader:
         blocks = self._blocks(epoch) if self._shuffler is None else self._mixed_blocks(epoch)
         while (block := self._next_block(blocks)) is not None:
             keep_bytes = self._keep_bytes()
+            rows = block.stop_row - block.first_row
+            self._counted = (self._rows_had, self._batches, block.size, rows)
             for index in range(block.batches):
                 batch = Batch(block, index)
                 if ledger.passed_bytes > keep_bytes and self._must_copy(block, keep_bytes):
                     batch = self._copied(batch)
-                # Last of all: what an interruption has kept from the caller was not handed out.
-                self._batches += 1
-                yield batch
+                # Here, and not after the `yield`: another thread may have closed it meanwhile, and
+                # a generator that is not run any more keeps its chunk.
                 if self._failure is not None:
                     raise _again(self._failure)
                 if self._epoch != epoch:
                     self._refuse_if_given_up(epoch)
-            self._rows += block.stop_row - block.first_row
+                # Last of all: what an interruption has kept from the caller was not handed out.
+                self._batches += 1
+                yield batch
             del block  # the next one may be long in coming
         self._whole_epochs.add(epoch)
 
@@ -358,33 +372,35 @@ class Reader:
         carried = 0
         while rows_left > 0:
             run = self._next_run(epoch)
-            for start, rows in self._in_turn(run):
-                stop = start + rows
-                rows_left -= rows
-                if carried:
-                    taken = min(size - carried, stop - start)
-                    carry.append((run.columns, start, start + taken))
-                    start += taken
-                    carried += taken
-                    if carried < size:
-                        # Many small pieces: own memory, or they would pin all their segments.
-                        carry = [_own(carry)] if len(carry) > 1 else carry
-                        continue
-                    yield self._join(carry, (epoch, number, total))
-                    number += 1
-                    carry = []
-                carried = (stop - start) % size
-                stop -= carried
-                if start < stop:
-                    block = Block(run.columns, (start, stop), size, (epoch, number, total))
-                    number += block.batches
-                    yield block
-                    del block
-                if carried:
-                    carry.append((run.columns, stop, stop + carried))
-                    if self._feed.ledger.kept_bytes() > self._keep_bytes():
-                        carry = [_own(carry)]  # or it would pin what the next grant waits for
-            self._feed.ledger.passed(run)
+            try:
+                for start, rows in self._in_turn(run):
+                    stop = start + rows
+                    rows_left -= rows
+                    if carried:
+                        taken = min(size - carried, stop - start)
+                        carry.append((run.columns, start, start + taken))
+                        start += taken
+                        carried += taken
+                        if carried < size:
+                            # Many small pieces: own memory, or they would pin all their segments.
+                            carry = [_own(carry)] if len(carry) > 1 else carry
+                            continue
+                        yield self._join(carry, (epoch, number, total))
+                        number += 1
+                        carry = []
+                    carried = (stop - start) % size
+                    stop -= carried
+                    if start < stop:
+                        block = Block(run.columns, (start, stop), size, (epoch, number, total))
+                        number += block.batches
+                        yield block
+                        del block
+                    if carried:
+                        carry.append((run.columns, stop, stop + carried))
+                        if self._feed.ledger.kept_bytes() > self._keep_bytes():
+                            carry = [_own(carry)]  # or it would pin what the next grant waits for
+            finally:  # of an epoch that is given up, too: its batches may be kept
+                self._feed.ledger.passed(run)
             del run
         if rows_left < 0:
             raise InternalError(f"{-rows_left} rows too many were granted in epoch {epoch}")
@@ -466,6 +482,7 @@ class Reader:
             if run.epoch > epoch:
                 raise InternalError(f"epoch {run.epoch} was granted within epoch {epoch}")
             self._feed.ledger.passed(run)  # of an epoch that was given up
+            del run  # the next one may wait for its memory
 
     def _refuse_if_given_up(self, epoch: int) -> None:
         if epoch != self._epoch:

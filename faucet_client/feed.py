@@ -253,6 +253,8 @@ class Feed:
             end = error
         except Exception as error:  # noqa: BLE001  # the trainer's thread raises it
             end = InternalError(f"the client's feed failed: {error!r}")
+        if not self.stream.open:
+            self._take_back()
         self.stream.ended()
         end = _bare(end)
         self._started.put(end)
@@ -374,7 +376,7 @@ class Feed:
             self._take_back()
 
     def _take_back(self) -> None:
-        """As `drop_ahead`, but safe in the feed's thread: nothing here is left to C++."""
+        """As `drop_ahead`, but safe in the feed's thread: C++ finds nothing to do."""
         with contextlib.suppress(queue.Empty):
             while not isinstance(found := self.ready.get_nowait(), FaucetError):
                 found.columns.unmap()

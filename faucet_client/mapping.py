@@ -4,7 +4,8 @@ Invariants:
 
 - Each mapping has exactly one root buffer. Every tensor, view, detached or autograd-saved alias
   keeps it alive, whatever the user does with them; when it dies, once and for all, the mapping is
-  buried (session.py): unmapped, and its lease released.
+  buried (session.py): unmapped, and its lease released. Who alone has the columns may do so before
+  (`unmap`).
 - The finalizer runs in any thread, in the midst of anything, so it takes no lock and waits for
   nobody.
 - Memory is mapped copy-on-write: what one process writes no other can see. What only a device
@@ -98,7 +99,7 @@ class Columns:
         ragged: Lists of ids, [rows] each, of categorical features of lists.
         passthrough: [rows] each; text as a TextColumn, or an object array where it was copied.
         valid: bool [rows] for labels, weights and passthrough columns with nulls among the rows.
-        mapping: The segment that they lie in, until it is unmapped; None for a copy.
+        mapping: Ends the mapping that they lie in; None for a copy.
         page_locked: Whether they lie in memory that a device can read by itself.
     """
 
@@ -161,8 +162,8 @@ def map_segment(
         fd: The sealed memory. Stays the caller's.
         layout: Where its columns lie.
         on_dead: Called with address and bytes of the mapping when the last tensor over it is gone,
-            from any thread, in the midst of anything; the mapping is then its own to unmap. It
-            must not hold on to the columns.
+            or by `Columns.unmap`; from any thread, in the midst of anything. The mapping is then
+            its own to unmap. It must not hold on to the columns.
         locks: For a device: page-locks it, if that can be. `on_dead` must see to `unlock`.
 
     Raises:

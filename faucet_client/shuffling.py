@@ -19,6 +19,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import queue
 import threading
@@ -139,11 +140,21 @@ class Shuffler:
         self._closed = True
         self._feed.stream.close()
         self._free.put(None)
+        self._drop_blocks()
+
+    def _drop_blocks(self) -> None:
+        """Lets go of what nobody will take any more."""
+        with contextlib.suppress(queue.Empty):
+            while not isinstance(found := self.blocks.get_nowait(), FaucetError):
+                pass
+            self.blocks.put(found)  # another thread may wait for it
 
     def _work(self) -> None:
         request = self._request
         try:
             for epoch in range(request.first_epoch, request.first_epoch + request.epochs):
+                if self._closed:
+                    break
                 _Epoch(self, epoch).mix()
             while True:  # nothing more comes but the end
                 self.next_run(request.first_epoch + request.epochs)
@@ -184,6 +195,7 @@ class Shuffler:
             self._feed.stream.credit(self.told)
             if run.epoch == epoch:
                 return run
+            del run  # of an epoch that was given up: the next one may wait for its memory
 
     def window_chunks(self) -> int:
         """How many chunks may be open at a time."""
@@ -203,6 +215,8 @@ class Shuffler:
             self._free.put(None)
             return False
         self.blocks.put(mixed)
+        if self._closed:  # meanwhile
+            self._drop_blocks()
         return True
 
 

@@ -52,7 +52,8 @@ class Ahead:
                 yield placed.batch(index)
             del placed  # the next one may be long in coming
         if self.failure is not None:
-            raise self.failure
+            # Another one: its traceback has this frame, which has the first.
+            raise type(self.failure)(self.failure.message)
 
     def _send(self, *, wait: bool) -> None:
         """Sends parts until so many are ahead, as far as they can be had; waits for one at most."""

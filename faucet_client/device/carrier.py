@@ -98,6 +98,7 @@ class Carrier:
         self.locks = PageLocks(self._backend) if transfer.page_lock else None
         self._ring = Ring(self._backend)
         self._orders: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
+        self._failure: FaucetError | None = None
         self._closed = False
         self._pid = os.getpid()
         self._thread = threading.Thread(target=self._work, name="faucet-device", daemon=True)
@@ -108,14 +109,17 @@ class Carrier:
 
         Raises:
             IteratorError: it is closed.
+            DeviceError: the device has failed.
         """
+        self._refuse_if_closed()
         if self._thread.ident is None:
             self._thread.start()
         order = _Order(block, Future())
         self._orders.put(order)
-        if self._closed:  # looked at last, since the thread may have ended meanwhile
+        if self._closed:  # meanwhile, so that the thread may have ended
             self._refuse_all()
-            raise IteratorError(_CLOSED)
+            self._orders.put(None)  # or may not, and not have seen the end that was among them
+            self._refuse_if_closed()
         return order.placed
 
     def take(self, sent: Future[Placed]) -> Placed:
@@ -126,15 +130,18 @@ class Carrier:
             IteratorError: it is closed, or this is a forked child.
         """
         began = time.monotonic()
-        while True:
-            try:
-                placed = sent.result(timeout=_LOOK_S)
-            except TimeoutError:
-                if not self._thread.is_alive() and not sent.done():
-                    raise IteratorError(_CLOSED) from None
-                continue
-            self.seconds_waited += time.monotonic() - began
-            return placed
+        try:
+            while True:
+                try:
+                    placed = sent.result(timeout=_LOOK_S)
+                except TimeoutError:
+                    if not self._thread.is_alive() and not sent.done():
+                        raise self._end() from None
+                    continue
+                self.seconds_waited += time.monotonic() - began
+                return placed
+        finally:
+            del sent  # it has the error, whose traceback has this frame
 
     def close(self) -> None:
         """Begins no more copies. Blocks that were taken stay valid.
@@ -152,25 +159,42 @@ class Carrier:
 
     def _work(self) -> None:
         flying: deque[_Flying] = deque()
-        while self._begin_next(flying):
-            pass
-        self._refuse_all()
-        while flying:
-            _let_go_of_first(flying)
+        try:
+            while self._begin_next(flying):
+                pass
+            self._refuse_all()
+            while flying:
+                _let_go_of_first(flying)
+        except Exception as error:  # noqa: BLE001  # the trainer's thread raises it
+            self._failure = self._named(error)  # of an event: nothing that was begun will end
+        finally:
+            self._closed = True
+            self._refuse_all()
+            self._ring = Ring(self._backend)  # without the pinned memory
 
     def _refuse_all(self) -> None:
         """Lets go of the blocks that nobody will copy any more."""
         with contextlib.suppress(queue.Empty):
             while True:
                 if (order := self._orders.get_nowait()) is not None:
-                    order.placed.set_exception(IteratorError(_CLOSED))
+                    order.placed.set_exception(self._end())
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise self._end()
+
+    def _end(self) -> FaucetError:
+        """Why nothing more is copied."""
+        if self._failure is None:
+            return IteratorError(_CLOSED)
+        return type(self._failure)(self._failure.message)
 
     def _begin_next(self, flying: deque[_Flying]) -> bool:
         """Begins a block's copies; False at the end. Holds nothing of the block when it returns."""
         order = self._next(flying)
         if order is None or self._closed:
             if order is not None:
-                order.placed.set_exception(IteratorError(_CLOSED))
+                order.placed.set_exception(self._end())
             return False
         try:
             order.placed.set_result(self._copy(order.block, flying))

@@ -20,6 +20,7 @@ from faucet_client import (
     BatchIterator,
     Dataset,
     DatasetSpec,
+    EpochIterator,
     FaucetClient,
     IteratorError,
     ParquetSource,
@@ -35,11 +36,15 @@ def say(**answer: Any) -> None:
     os.write(1, json.dumps(answer).encode() + b"\n")
 
 
-def in_child(dataset: Dataset, batches: BatchIterator, inherited: Any, rows: int) -> None:
-    """The parent's iterator is refused, its batch is valid, and an epoch of one's own is exact."""
+def in_child(
+    dataset: Dataset, batches: BatchIterator, epochs: EpochIterator, inherited: Any, rows: int
+) -> None:
+    """The parent's iterators are refused, its batch is valid, an epoch of its own is exact."""
     for _ in range(2):
         with pytest.raises(IteratorError, match=r"dataset\.batches"):
             next(batches)
+    with pytest.raises(IteratorError, match=r"dataset\.batches"):
+        iter(next(epochs))  # the parent is in the one before
     check(inherited)
     ids = []
     for batch in dataset.batches(batch_size=BATCH, job=f"child-{os.getpid()}"):
@@ -66,6 +71,9 @@ def main() -> None:
     client = FaucetClient(config["address"])
     dataset = client.open(DatasetSpec(ParquetSource(path), preprocessing="none", **config["spec"]))
     batches = dataset.batches(batch_size=BATCH, job="parent")
+    epochs = dataset.epochs(count=2, batch_size=BATCH, job="parent's epochs")
+    epoch = iter(next(epochs))
+    first = ids_of(next(epoch))
     ids = []
     ends = []
     for number in range(config["forks"]):
@@ -74,7 +82,7 @@ def main() -> None:
         ids.append(ids_of(batch))
         pid = os.fork()
         if pid == 0:
-            in_child(dataset, batches, batch, rows)
+            in_child(dataset, batches, epochs, batch, rows)
             if number % 2:
                 os._exit(0)
             return  # as a script does that comes to its end
@@ -84,6 +92,9 @@ def main() -> None:
         check(batch)
         ids.append(ids_of(batch))
     assert_exact(np.concatenate(ids), rows)
+    assert_exact(np.concatenate([first, *map(ids_of, epoch)]), rows)
+    assert_exact(np.concatenate([ids_of(batch) for batch in next(epochs)]), rows)
+    epochs.close()
     eventually(lambda: not client.status().readers)
     say(parent="exact", readers=[reader.job for reader in client.status().readers])
 

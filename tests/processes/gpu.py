@@ -22,10 +22,13 @@ RUBBISH = 0xA5
 class FakeEvent:
     """Comes when the stream is that far."""
 
-    def __init__(self) -> None:
+    def __init__(self, gpu: FakeGpu) -> None:
         self.come = threading.Event()
+        self._gpu = gpu
 
     def synchronize(self) -> None:
+        if self._gpu.failure is not None:
+            raise RuntimeError(self._gpu.failure)
         assert self.come.wait(60), "an event that never comes was waited for"
 
 
@@ -35,6 +38,7 @@ class FakeGpu:
     Attributes:
         refusal: Why nothing can be page-locked, if nothing can.
         pinned_nbytes: How much pinned memory can be had at a time.
+        failure: What is raised by all that waits for it: a kernel of the trainer's has failed.
         copies_left: After so many copies its memory is full.
         locked: What is page-locked now: bytes by address.
         lockings: How often something was page-locked.
@@ -50,6 +54,7 @@ class FakeGpu:
         self.device = torch.device("cuda", device.index or 0)
         self.refusal: str | None = None
         self.pinned_nbytes = 1 << 30
+        self.failure: str | None = None
         self.copies_left = 1 << 30
         self.locked: dict[int, int] = {}
         self.lockings = 0
@@ -123,7 +128,7 @@ class FakeGpu:
         return placed
 
     def record(self) -> FakeEvent:
-        event = FakeEvent()
+        event = FakeEvent(self)
         self._work.put(event.come.set)
         return event
 

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ from faucet_client import (
     SpecError,
     Transfer,
 )
-from faucet_client.device import BACKENDS
+from faucet_client.batch import Block
+from faucet_client.device import BACKENDS, Carrier
 from faucet_client.device.transfer import Kind
 from faucet_client.holdings import Mapped
 from faucet_client.mapping import Columns, map_segment
@@ -344,6 +346,53 @@ def test_a_device_that_is_full_is_an_error_by_name_and_keeps_nothing(
     gpu.copies_left = 1 << 30
     ids += [checked(batch) for batch in on_gpu(dataset, state=state)]
     assert_exact(np.concatenate(ids), 40_000)
+
+
+def test_a_device_that_has_failed_is_an_error_by_name_and_keeps_nothing(
+    gpu: FakeGpu, daemon: WatchedDaemon, dataset: Dataset
+) -> None:
+    gpu.waits = False
+    batches = on_gpu(dataset, device=Transfer("cuda", block_nbytes=SMALL, page_lock=False))
+    next(batches)
+    gpu.failure = "an illegal memory access was encountered"
+    with pytest.raises(DeviceError, match=r"cuda:0.*illegal memory access"):
+        list(batches)
+    batches.close()
+    wait_idle(daemon.client().status)
+    eventually_gone(memfd_mappings)
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_a_carrier_that_is_closed_takes_no_order_and_leaves_no_thread(
+    gpu: FakeGpu, used: bool
+) -> None:
+    rows = Columns(SIZE, torch.zeros(SIZE, 4))
+    for _ in range(20):
+        carrier = Carrier(Transfer(torch.device("cuda")))
+        if used:
+            carrier.take(carrier.send(Block(rows, (0, SIZE), SIZE, (0, 0, 1))))
+        carrier.close()  # its thread has yet to see it
+        with pytest.raises(IteratorError, match="closed"):
+            carrier.send(Block(rows, (0, SIZE), SIZE, (0, 0, 1)))
+    eventually_gone(lambda: [name for name in faucet_threads() if "device" in name])
+
+
+def test_a_carrier_that_is_closed_while_it_is_sent_an_order_leaves_no_thread(
+    gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = Columns(SIZE, torch.zeros(SIZE, 4))
+    carrier = Carrier(Transfer(torch.device("cuda")))
+
+    def closed_meanwhile() -> Future[Any]:
+        carrier.close()
+        return Future()
+
+    carrier.take(carrier.send(Block(rows, (0, SIZE), SIZE, (0, 0, 1))))
+    monkeypatch.setattr("faucet_client.device.carrier.Future", closed_meanwhile)
+    with pytest.raises(IteratorError, match="closed"):
+        carrier.send(Block(rows, (0, SIZE), SIZE, (0, 0, 1)))
+    carrier.join(10)
+    assert not [name for name in faucet_threads() if "device" in name]
 
 
 def test_a_daemons_loss_comes_after_the_batches_that_were_copied(

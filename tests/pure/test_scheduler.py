@@ -826,7 +826,8 @@ class Histories(RuleBasedStateMachine):
 
     def _let_finish(self) -> None:
         world, scheduler = self.world, self.world.scheduler
-        under_way, granted, found = len(world.loads), len(world.grants), len(world.order)
+        granted, found = len(world.grants), len(world.order)
+        under_way = len(world.loads) + len(world.restores)
         known = len(scheduler.resident("d"))
         loaded = 0
         while waiting := [r for r in self._running() if self._has_rows_to_come(r)]:
@@ -840,6 +841,7 @@ class Histories(RuleBasedStateMachine):
                 world.send(LeasesReleased(tuple(done)))
             if world.restores:  # or what is loaded ahead meanwhile would seem to be in vain
                 world.finish_restore()
+                loaded += 1
             elif world.loads:
                 resident = len(scheduler.resident("d"))
                 # The one that began first, or one worker would load ahead while the other, with

@@ -13,6 +13,8 @@ Invariants:
   has the same size wherever it is read, so that batches are the same on each run, and after each
   resumption.
 - The thread holds the segments of the open chunks and no others; batches are copies, and keep none.
+  It unmaps them itself: left to the finalizer, C++ would call that, and were the interpreter to end
+  just then, that would end the process.
 - It knows the feed and nothing above it, so that dropping an iterator ends it: the feed's end, and
   `close`, wake it wherever it waits.
 """
@@ -162,6 +164,8 @@ class Shuffler:
             end = error
         except Exception as error:  # noqa: BLE001  # the trainer's thread raises it
             end = InternalError(f"the client's shuffle failed: {error!r}")
+        if self._ahead is not None:
+            self._ahead.columns.unmap()
         # Its traceback has the frames of the window, and this one, which has it: a ring.
         self.blocks.put(end.with_traceback(None))
 
@@ -195,7 +199,8 @@ class Shuffler:
             self._feed.stream.credit(self.told)
             if run.epoch == epoch:
                 return run
-            del run  # of an epoch that was given up: the next one may wait for its memory
+            run.columns.unmap()  # of an epoch that was given up
+            del run
 
     def window_chunks(self) -> int:
         """How many chunks may be open at a time."""
@@ -236,14 +241,21 @@ class _Epoch:
 
     def mix(self) -> None:
         """Hands out all batches of the epoch, unless it is given up."""
-        while not self._shuffler.given_up(self._epoch) and self._fill() and self._window:
-            mixed = self._many() or self._one()
-            if mixed is None or not self._shuffler.hand_out(mixed):
-                return
-            self._number += len(mixed.moves[0].counts)
+        try:
+            while not self._shuffler.given_up(self._epoch) and self._fill() and self._window:
+                mixed = self._many() or self._one()
+                if mixed is None or not self._shuffler.hand_out(mixed):
+                    return
+                self._number += len(mixed.moves[0].counts)
+        finally:
+            for each in self._window:
+                each.run.columns.unmap()
 
     def _fill(self) -> bool:
         """Opens chunks until the window is full or none is left; False if the epoch is over."""
+        for each in self._window:
+            if not each.left:
+                each.run.columns.unmap()
         self._window = [each for each in self._window if each.left]
         while self._unopened > 0 and (
             not self._window or len(self._window) < self._shuffler.window_chunks()

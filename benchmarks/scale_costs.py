@@ -187,8 +187,8 @@ def _serve(rows: int) -> tuple[float, float, float]:
 
 
 def _used(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
+    # The clock of that process (clock_getres(2)): it grants in less than a tick of the others.
+    return time.clock_gettime(~process.pid << 3 | 2)
 
 
 def _private(process: psutil.Process) -> float:

@@ -40,9 +40,14 @@ def draw(results: Results, path: Path) -> None:
             axes.set_xticks([1, 2, 4, 8, 16], ["1", "2", "4", "8", "16"])
             axes.minorticks_off()
             axes.grid(alpha=0.3)
-    handles, labels = panels[0][0].get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    curves: dict[str, Any] = {}  # of all tables: not everybody runs on each
+    for axes in panels[:, 0]:
+        handles, labels = axes.get_legend_handles_labels()
+        curves |= dict(zip(labels, handles, strict=True))
+    if curves:
+        figure.legend(
+            list(curves.values()), list(curves), loc="outside lower center", ncols=4, frameon=False
+        )
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 

@@ -218,12 +218,12 @@ class Feed:
     def drop_ahead(self) -> None:
         """Lets go of what nobody will slice any more.
 
-        By the caller's thread, and not by the feed's own: memory is let go of by a finalizer that
-        is called by C++, and were the interpreter to end just then, that would end the process.
+        It is unmapped here: left to the finalizer, C++ would call that, and were the interpreter to
+        end just then, that would end the process.
         """
         with contextlib.suppress(queue.Empty):
             while not isinstance(found := self.ready.get_nowait(), FaucetError):
-                pass
+                found.columns.unmap()
             self.ready.put(found)  # another thread may wait for it
 
     def wait_started(self) -> Started:
@@ -254,7 +254,7 @@ class Feed:
         except Exception as error:  # noqa: BLE001  # the trainer's thread raises it
             end = InternalError(f"the client's feed failed: {error!r}")
         if not self.stream.open:
-            self._take_back()
+            self.drop_ahead()
         self.stream.ended()
         end = _bare(end)
         self._started.put(end)
@@ -373,13 +373,7 @@ class Feed:
         self._mapped.add(grant.chunk)
         self.ready.put(Run(grant, columns, self._runs))
         if not self.stream.open:  # meanwhile: who closed it may have looked before
-            self._take_back()
-
-    def _take_back(self) -> None:
-        """As `drop_ahead`, but safe in the feed's thread: C++ finds nothing to do."""
-        with contextlib.suppress(queue.Empty):
-            while not isinstance(found := self.ready.get_nowait(), FaucetError):
-                found.columns.unmap()
+            self.drop_ahead()
 
 
 def _bare(error: FaucetError) -> FaucetError:
